@@ -1,0 +1,291 @@
+"""LoRA of one picture at a time, many at once: install, read, save and load adapters.
+
+PEFT puts a LoRA layer round each projection. Its two matrices are replaced by stacks of matrices,
+one per sample, so that a batch of different pictures runs through one UNet, each with its own
+adapter. An adapter outside the UNet is a plain dict (see `base.Adapter`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import convert_unet_state_dict_to_peft
+from jaxtyping import Float
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gooddrag.backbones.base import Adapter
+from gooddrag.backbones.precision import scale_gradient
+
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+METADATA_KEY = "lora_adapter_metadata"
+
+
+class PerSampleLinear(nn.Module):
+    """A bias-free linear map with its own matrix for each sample of the batch.
+
+    Attributes:
+        weight: (samples, out, in).
+    """
+
+    def __init__(
+        self, weight: Float[Tensor, "samples out in"], gradient_scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.gradient_scale = gradient_scale
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (samples * m, ..., in); also (samples * m, in, h, w), as a 1 x 1 convolution."""
+        if x.ndim == 4:
+            return self(x.flatten(2).mT).mT.unflatten(2, x.shape[2:])
+        rows = x.reshape(len(self.weight), -1, x.shape[-1])
+        weight = scale_gradient(self.weight, self.gradient_scale)
+        return torch.bmm(rows, weight.mT).reshape(*x.shape[:-1], -1)
+
+
+def modules_of(adapter: Adapter) -> list[str]:
+    """The names of the modules that an adapter changes."""
+    return sorted({key.rsplit(".lora_", 1)[0] for key in adapter})
+
+
+def attention_projections(unet: UNet2DConditionModel, targets: Sequence[str]) -> list[str]:
+    """Names of the UNet's modules that end in one of the targets, say "to_q" or "to_out.0".
+
+    Raises:
+        ValueError: a target names no module.
+    """
+    names = [name for name, module in unet.named_modules() if isinstance(module, nn.Linear)]
+    names = [name.removesuffix(".base_layer") for name in names]
+    for target in targets:
+        if not any(name.endswith(f".{target}") for name in names):
+            raise ValueError(f"no layer of the UNet is called {target!r}: check adapt.targets")
+    return [name for name in names if any(name.endswith(f".{target}") for target in targets)]
+
+
+def initial_adapter(
+    unet: UNet2DConditionModel, rank: int, targets: Sequence[str], generator: torch.Generator
+) -> Adapter:
+    """lora_A ~ N(0, 1 / rank) (that is its standard deviation), lora_B = 0 (lora_utils.py:188)."""
+    adapter: Adapter = {}
+    for name in attention_projections(unet, targets):
+        out_features, in_features = base_layer(unet, name).weight.shape
+        adapter[f"{name}.lora_A.weight"] = (
+            torch.randn(rank, in_features, generator=generator) / rank
+        )
+        adapter[f"{name}.lora_B.weight"] = torch.zeros(out_features, rank)
+    return adapter
+
+
+def base_layer(unet: UNet2DConditionModel, name: str) -> nn.Module:
+    """The projection itself, with or without a LoRA layer round it."""
+    module = unet.get_submodule(name)
+    return module.get_base_layer() if isinstance(module, LoraLayer) else module
+
+
+class AdapterBank:
+    """The adapters inside one UNet.
+
+    Args:
+        unet: frozen.
+        gradient_scale: what gradients reaching the LoRA weights are multiplied by.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, gradient_scale: float) -> None:
+        self.unet = unet
+        self.gradient_scale = gradient_scale
+        self.modules: list[str] = []
+
+    def install(
+        self, adapters: Sequence[Adapter], dtype: torch.dtype
+    ) -> dict[str, nn.Parameter]:
+        """Let sample i pass through adapter i.
+
+        Returns:
+            The stacked matrices (samples, out, in) by the adapters' keys, frozen.
+
+        Raises:
+            ValueError: the adapters differ in their layers, or do not fit the UNet.
+        """
+        names = modules_of(adapters[0])
+        if any(set(adapter) != set(adapters[0]) for adapter in adapters):
+            raise ValueError("adapters of one batch must change the same layers")
+        if names != self.modules:
+            self._wrap(names)
+        stacks: dict[str, nn.Parameter] = {}
+        for name in names:
+            layer = self.unet.get_submodule(name)
+            device = layer.get_base_layer().weight.device
+            for part in ("lora_A", "lora_B"):
+                key = f"{name}.{part}.weight"
+                stack = torch.stack([adapter[key] for adapter in adapters])
+                linear = PerSampleLinear(
+                    stack.to(device=device, dtype=dtype), self.gradient_scale
+                )
+                getattr(layer, part)["default"] = linear
+                stacks[key] = linear.weight
+            _check_shapes(name, layer)
+        self.unet.enable_adapters()
+        return stacks
+
+    def disable(self) -> None:
+        """Back to the UNet's own weights."""
+        if self.modules:
+            self.unet.disable_adapters()
+
+    def _wrap(self, names: list[str]) -> None:
+        if self.modules:
+            self.unet.unload_lora()
+        present = dict(self.unet.named_modules())
+        for name in names:
+            if name not in present:
+                raise ValueError(
+                    f"the LoRA changes the layer {name}, which this UNet does not have: "
+                    "it was made for another model"
+                )
+        with torch.random.fork_rng(devices=[]):
+            self.unet.add_adapter(LoraConfig(r=1, lora_alpha=1, target_modules=names))
+        self.unet.requires_grad_(False)
+        self.modules = names
+
+
+def _check_shapes(name: str, layer: LoraLayer) -> None:
+    out_features, in_features = layer.get_base_layer().weight.shape[:2]
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    if (up.shape[1], down.shape[2]) != (out_features, in_features) or down.shape[1] != up.shape[2]:
+        raise ValueError(
+            f"the LoRA's matrices for {name} have shapes {tuple(up.shape[1:])} and "
+            f"{tuple(down.shape[1:])}, the layer is {out_features} x {in_features}: "
+            "it was made for another model"
+        )
+
+
+def unstack(stacks: dict[str, nn.Parameter]) -> list[Adapter]:
+    """The adapters of each sample, float32 (float64 stays) on the CPU."""
+    count = len(next(iter(stacks.values())))
+    return [
+        {key: stack.detach()[i].cpu().clone() for key, stack in stacks.items()}
+        for i in range(count)
+    ]
+
+
+def save_adapter(adapter: Adapter, folder: Path) -> Path:
+    """Write an adapter in both forms, each whole or not at all.
+
+    `pytorch_lora_weights.safetensors` has the `unet.`-prefixed keys that other tools read;
+    `adapter/pytorch_lora_weights.safetensors` diffusers' adapter form for
+    `unet.load_lora_adapter(..., prefix=None)`.
+
+    Returns:
+        The path of the prefixed file.
+    """
+    rank = max(weight.shape[0] for key, weight in adapter.items() if ".lora_A." in key)
+    config = {"r": rank, "lora_alpha": rank, "target_modules": modules_of(adapter)}
+    (folder / "adapter").mkdir(parents=True, exist_ok=True)
+    write_atomically(
+        adapter, folder / "adapter" / ADAPTER_FILE, {"format": "pt", METADATA_KEY: json.dumps(config)}
+    )
+    path = folder / ADAPTER_FILE
+    write_atomically({f"unet.{key}": w for key, w in adapter.items()}, path, {"format": "pt"})
+    return path
+
+
+def write_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Save under a temporary name, then rename: readers and rivals see all of it or nothing."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        save_file(contiguous, temporary, metadata=metadata)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_adapter(path: str | Path) -> Adapter:
+    """Read a LoRA file: diffusers' forms old and new, PEFT's, kohya's.
+
+    Scales (alpha / rank) are folded into lora_B. Text encoder weights are left out with a warning,
+    since editing adapts the UNet alone.
+
+    Args:
+        path: the file, or a folder that holds `pytorch_lora_weights.safetensors`.
+
+    Raises:
+        ValueError: missing, unreadable, without UNet weights, or with layers other than linear
+            ones and 1 x 1 convolutions.
+    """
+    path = Path(path)
+    path = path / ADAPTER_FILE if path.is_dir() else path
+    state, metadata = _read(path)
+    state, alphas = StableDiffusionPipeline.lora_state_dict(state)
+    unet = {key: w for key, w in state.items() if not key.startswith("text_encoder.")}
+    if len(unet) < len(state):
+        warnings.warn(f"{path}: the text encoder's LoRA weights are not used", stacklevel=2)
+    adapter = {
+        key.removeprefix("unet."): weight
+        for key, weight in convert_unet_state_dict_to_peft(unet).items()
+        if ".lora_A." in key or ".lora_B." in key
+    }
+    if not adapter:
+        raise ValueError(f"{path} holds no LoRA weights of a UNet")
+    scales = _scales(adapter, alphas or {}, metadata)
+    return {
+        key: _matrix(path, key, weight) * (scales[key] if ".lora_B." in key else 1.0)
+        for key, weight in adapter.items()
+    }
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise ValueError(f"no LoRA file at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        return torch.load(path, map_location="cpu", weights_only=True), {}
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is no readable LoRA file: {error}") from error
+    except Exception as error:  # a pickle's own errors have no common type
+        raise ValueError(f"{path} is no readable LoRA file: {type(error).__name__}") from error
+
+
+def _scales(
+    adapter: Adapter, alphas: dict[str, float], metadata: dict[str, str]
+) -> dict[str, float]:
+    """alpha / rank for each lora_B key; 1 where the file names no alpha, as diffusers has it."""
+    config = json.loads(metadata.get(METADATA_KEY, "{}"))
+    config = config.get("unet", config)
+    by_module = {
+        key.removeprefix("unet.").split(".processor")[0].rsplit(".alpha", 1)[0]: float(alpha)
+        for key, alpha in alphas.items()
+    }
+    scales = {}
+    for name in modules_of(adapter):
+        rank = adapter[f"{name}.lora_A.weight"].shape[0]
+        alpha = by_module.get(name, config.get("lora_alpha", rank))
+        scales[f"{name}.lora_B.weight"] = float(alpha) / rank
+    return scales
+
+
+def _matrix(path: Path, key: str, weight: Tensor) -> Tensor:
+    if weight.ndim == 4 and weight.shape[2:] == (1, 1):
+        weight = weight.flatten(1)
+    if weight.ndim != 2:
+        raise ValueError(
+            f"{path}: {key} has shape {tuple(weight.shape)}; only linear layers and 1 x 1 "
+            "convolutions can be adapted"
+        )
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))

@@ -1,0 +1,72 @@
+"""Mutual self-attention by one attention processor over named layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+
+def self_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:
+    """The UNet's self-attention layers by name, in the order of its forward pass.
+
+    SD 1.x and 2.x have 16: 0 to 5 down, 6 in the middle, 7 to 15 up.
+    """
+    modules = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    prefixes = (
+        [f"down_blocks.{i}" for i in range(len(unet.down_blocks))]
+        + ["mid_block"]
+        + [f"up_blocks.{i}" for i in range(len(unet.up_blocks))]
+    )
+    return {
+        f"{prefix}.{name}": layer
+        for prefix, module in zip(prefixes, modules, strict=True)
+        for name, layer in module.named_modules()
+        if name.endswith("attn1") and isinstance(layer, Attention)
+    }
+
+
+class MutualSelfAttention:
+    """Lets edited latents attend to the unedited ones beside them (attn_utils.py:101-105).
+
+    In self-attention, keys and values come from the hidden states themselves; handing the layer
+    the unedited branch's hidden states as its context gives exactly that branch's keys and values,
+    LoRA included. The arithmetic is left to the layer's own processor.
+    """
+
+    def __init__(self, processor: object) -> None:
+        self.processor = processor
+        self.samples: Bool[Tensor, " n"] | None = None
+
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, *args: object, **kwargs: object
+    ) -> Tensor:
+        """Attend; the batch holds (unedited, edited) pairs while `samples` is set."""
+        if self.samples is None:
+            return self.processor(attn, hidden_states, *args, **kwargs)  # type: ignore[operator]
+        pairs = hidden_states.unflatten(0, (-1, 2))
+        unedited = pairs[:, :1].expand_as(pairs)
+        chosen = self.samples[(...,) + (None,) * (pairs.ndim - 1)]
+        context = torch.where(chosen, unedited, pairs).flatten(0, 1)
+        kwargs["encoder_hidden_states"] = context
+        return self.processor(attn, hidden_states, **kwargs)  # type: ignore[operator]
+
+
+@contextmanager
+def mutual_attention(layers: Sequence[nn.Module], samples: Bool[Tensor, " n"]) -> Iterator[None]:
+    """Switch mutual attention on in the given layers for the given samples."""
+    plain = [layer.processor for layer in layers]
+    for layer, processor in zip(layers, plain, strict=True):
+        mutual = MutualSelfAttention(processor)
+        mutual.samples = samples
+        layer.set_processor(mutual)  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        for layer, processor in zip(layers, plain, strict=True):
+            layer.set_processor(processor)  # type: ignore[operator]

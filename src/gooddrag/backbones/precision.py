@@ -1,0 +1,72 @@
+"""Devices, number formats, and gradients too small for half precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# float16 cannot hold this loss's small gradients; the factor is exact and undone on the way out
+HALF_GRADIENT_SCALE = 2.0**12
+
+
+def choose_device(device: str) -> torch.device:
+    """ "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ValueError: the device asked for is not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no CUDA device is available: take backbone.device=cpu")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("no MPS device is available: take backbone.device=cpu")
+    if chosen.type == "cuda" and chosen.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """ "auto" is bfloat16 on CUDA (float16 where the chip has none), float32 elsewhere.
+
+    Raises:
+        ValueError: an unknown precision, or float64 on MPS.
+    """
+    if dtype == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if dtype not in DTYPES:
+        raise ValueError(f"backbone.dtype must be auto or one of {', '.join(DTYPES)}, found {dtype!r}")
+    if device.type == "mps" and dtype == "float64":
+        raise ValueError("MPS has no float64: take backbone.device=cpu for it")
+    return DTYPES[dtype]
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """x itself, with its gradient multiplied on the way back."""
+    if factor == 1:
+        return x
+    return _ScaleGradient.apply(x, factor)  # type: ignore[no-any-return]
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, factor: float) -> Tensor:  # type: ignore[override]
+        ctx.factor = factor  # type: ignore[attr-defined]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None  # type: ignore[attr-defined]

@@ -1,0 +1,200 @@
+"""Stable Diffusion 1.x and 2.x as a `Backbone`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gooddrag.backbones import attention, loading
+from gooddrag.backbones.adapters import AdapterBank
+from gooddrag.backbones.base import Adapter
+from gooddrag.backbones.precision import (
+    HALF_GRADIENT_SCALE,
+    choose_device,
+    choose_dtype,
+    scale_gradient,
+)
+
+class StableDiffusion:
+    """A frozen Stable Diffusion: VAE, text encoder, UNet; adapters and attention on demand.
+
+    Weights have `dtype`; latents, features' consumers and LoRA weights keep float32 (float64
+    where the weights are).
+
+    Args:
+        path: local folder in diffusers layout or hub id.
+        vae: another VAE's folder or hub id, None for the checkpoint's own.
+        revision: hub revision.
+        variant: of the weight files, say "fp16".
+        dtype: "auto", "float32", "float64", "bfloat16" or "float16".
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        feature_block: the up block whose output is F(z_t); 2 is the third.
+        resolution: side of the square crops that LoRA adaptation trains on, pixels.
+        low_memory: checkpoint gradients and tile the VAE.
+
+    Raises:
+        ValueError: a checkpoint that cannot work, an unknown dtype or device.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        vae: str | None,
+        revision: str | None,
+        variant: str | None,
+        dtype: str,
+        device: str,
+        feature_block: int,
+        resolution: int,
+        low_memory: bool,
+    ) -> None:
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, self.device)
+        self.latent_dtype = torch.promote_types(self.dtype, torch.float32)
+        self.resolution = resolution
+        self.path = path
+        parts = loading.load_components(path, vae, revision, variant)
+        self.tokenizer, self.scheduler = parts["tokenizer"], parts["scheduler"]
+        self.unet, self.vae, self.text_encoder = (
+            parts[name].to(device=self.device, dtype=self.dtype).requires_grad_(False).eval()
+            for name in loading.WEIGHTS
+        )
+        self.alphas_cumprod: Tensor = self.scheduler.alphas_cumprod
+        self.predicts_v = self.scheduler.config.prediction_type == "v_prediction"
+        self.pixels_per_latent = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self._gradient_scale = HALF_GRADIENT_SCALE if self.dtype == torch.float16 else 1.0
+        self.adapters = AdapterBank(self.unet, gradient_scale=1 / self._gradient_scale)
+        self._attention = list(attention.self_attention_layers(self.unet).values())
+        self._features: Tensor | None = None
+        if not 0 <= feature_block < len(self.unet.up_blocks):
+            raise ValueError(
+                f"backbone.feature_block must lie between 0 and {len(self.unet.up_blocks) - 1}, "
+                f"found {feature_block}"
+            )
+        self.unet.up_blocks[feature_block].register_forward_hook(self._keep_features)
+        if low_memory:
+            self.save_memory()
+
+    def save_memory(self) -> None:
+        """Trade time for memory: checkpointed gradients, a tiled VAE."""
+        self.unet.enable_gradient_checkpointing()
+        self.vae.enable_slicing()
+        self.vae.enable_tiling()
+
+    def fingerprint(self) -> str:
+        """A checksum of the weights that a LoRA is trained against."""
+        with self._bare():
+            return loading.fingerprint(self.unet, self.vae, self.text_encoder)
+
+    @torch.no_grad()
+    def encode(
+        self, images: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b c lh lw"], Float[Tensor, "b c lh lw"]]:
+        """Mean and standard deviation of the latents' posterior, times the scaling factor."""
+        scale = self.vae.config.scaling_factor
+        pixels = images.to(device=self.device, dtype=self.dtype) * 2 - 1
+        posterior = self.vae.encode(pixels).latent_dist
+        return (
+            posterior.mean.to(self.latent_dtype) * scale,
+            posterior.std.to(self.latent_dtype) * scale,
+        )
+
+    @torch.no_grad()
+    def decode(self, z: Float[Tensor, "b c lh lw"]) -> Float[Tensor, "b 3 h w"]:
+        """Pictures in [0, 1] from latents."""
+        pixels = self.vae.decode(z.to(self.dtype) / self.vae.config.scaling_factor).sample
+        return (pixels.to(self.latent_dtype) / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Float[Tensor, "b tokens d"]:
+        """Last hidden states of prompts padded to the tokenizer's length (pipeline.py:373-381)."""
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+
+    def noise(
+        self, z: Float[Tensor, "b c lh lw"], t: int | Tensor, text: Tensor
+    ) -> Float[Tensor, "b c lh lw"]:
+        """eps_theta(z_t, t) without guidance, in z's precision.
+
+        Args:
+            z: latents, sample by sample.
+            t: one timestep, or one for each latent.
+            text: embeddings, one for each sample.
+        """
+        eps = self._forward(z, t, text)
+        self._features = None
+        return eps
+
+    def noise_and_features(
+        self, z: Float[Tensor, "b c lh lw"], t: int, text: Tensor
+    ) -> tuple[Float[Tensor, "b c lh lw"], Float[Tensor, "b f fh fw"]]:
+        """eps_theta(z_t, t) and F(z_t) before resizing, from one forward, in z's precision."""
+        eps = self._forward(z, t, text)
+        features, self._features = self._features, None
+        assert features is not None, "the feature block did not run"
+        return eps, scale_gradient(features.to(z.dtype), self._gradient_scale)
+
+    @contextmanager
+    def mutual_attention(self, samples: Bool[Tensor, " n"], start_layer: int) -> Iterator[None]:
+        """Batches hold (unedited, edited) pairs; chosen samples' edited latents attend across.
+
+        Args:
+            samples: which of the pairs.
+            start_layer: the first self-attention layer concerned, 0 to 15.
+        """
+        if not samples.any():
+            yield
+            return
+        layers = self._attention[start_layer:]
+        with attention.mutual_attention(layers, samples.to(self.device)):
+            yield
+
+    @contextmanager
+    def adapted(self, adapters: Sequence[Adapter] | None) -> Iterator[dict[str, torch.nn.Parameter]]:
+        """Sample i's latents pass through adapter i; None runs the plain UNet.
+
+        Yields:
+            The stacked LoRA matrices inside the UNet, frozen.
+        """
+        if adapters is None:
+            yield {}
+            return
+        try:
+            yield self.adapters.install(adapters, self.latent_dtype)
+        finally:
+            self.adapters.disable()
+
+    @contextmanager
+    def _bare(self) -> Iterator[None]:
+        """The UNet without any LoRA layers round its projections."""
+        if self.adapters.modules:
+            self.unet.unload_lora()
+            self.adapters.modules = []
+        yield
+
+    def _forward(self, z: Tensor, t: int | Tensor, text: Tensor) -> Tensor:
+        timestep = torch.as_tensor(t, device=self.device)
+        context = text.repeat_interleave(len(z) // len(text), dim=0)
+        model_input = scale_gradient(z, 1 / self._gradient_scale).to(self.dtype)
+        output = self.unet(model_input, timestep, encoder_hidden_states=context).sample
+        output = scale_gradient(output.to(z.dtype), self._gradient_scale)
+        return self._to_eps(output, z, timestep) if self.predicts_v else output
+
+    def _to_eps(self, v: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """eps = sqrt(a_t) v + sqrt(1 - a_t) z_t."""
+        a = self.alphas_cumprod.to(self.device)[t].to(z.dtype).reshape(-1, 1, 1, 1)
+        return a**0.5 * v + (1 - a) ** 0.5 * z
+
+    def _keep_features(self, module: object, args: object, output: Tensor) -> None:
+        self._features = output

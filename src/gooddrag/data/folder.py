@@ -1,0 +1,157 @@
+"""A sample as a folder: Drag100's form, and DragBench-S's file names for reading."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gooddrag.data.files import read_json, write_json
+from gooddrag.data.images import read_image, read_mask, to_uint8, write_png
+from gooddrag.data.points import parse_points
+from gooddrag.types import DragSample
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+Path_ = str | os.PathLike[str]
+
+
+def make_sample(
+    image: Path_,
+    points: object,
+    mask: Path_ | None = None,
+    prompt: str = "",
+    name: str | None = None,
+) -> DragSample:
+    """Put a sample together from files.
+
+    Args:
+        image: the picture's file.
+        points: as `parse_points` takes them, (x, y) in pixels of the upright picture.
+        mask: the mask's file, white = editable; None lets the whole picture change.
+        prompt: describes the picture.
+        name: identifies the sample; by default the file's name without its suffix.
+
+    Raises:
+        ValueError: a file or the points cannot be used.
+    """
+    handles, targets = parse_points(points)
+    pixels = read_image(image)
+    return DragSample(
+        image=pixels,
+        handles=handles,
+        targets=targets,
+        mask=None if mask is None else read_mask(mask, (pixels.shape[1], pixels.shape[2])),
+        prompt=prompt,
+        name=Path(image).stem if name is None else name,
+    )
+
+
+def read_sample(folder: Path_) -> DragSample:
+    """Read a folder with original.jpg or .png, points.json and, if there is one, mask.png.
+
+    DragBench-S's names (origin_image.png, prompt.json, and a mask that counts above 128) are
+    read as well. The folder's name becomes the sample's.
+
+    Raises:
+        ValueError: a file is missing, ambiguous or cannot be used; the message names it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: give one with original.png and points.json")
+    pixels = read_image(_find_image(folder))
+    points_file = _find_points(folder)
+    mask = _read_mask(folder, pixels, threshold=128 * (points_file.name == "prompt.json"))
+    content = read_json(points_file)
+    try:
+        handles, targets = parse_points(content)
+        return DragSample(
+            image=pixels,
+            handles=handles,
+            targets=targets,
+            mask=mask,
+            prompt=_prompt(content),
+            name=folder.resolve().name or "edit",
+        )
+    except ValueError as error:
+        raise ValueError(f"{points_file}: {error}") from None
+
+
+def write_sample(sample: DragSample, folder: Path_, overwrite: bool = False) -> None:
+    """Write a sample in Drag100's form, losslessly for pictures of 8 bits.
+
+    Args:
+        sample: its name is kept only as the folder's.
+        folder: made if it is not there; files that are not part of a sample stay.
+        overwrite: replace a sample that the folder holds already.
+
+    Raises:
+        ValueError: the folder holds a sample and `overwrite` is off, or is a file.
+        OSError: the files cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder for the sample")
+    old = [*_images(folder), *(folder / name for name in ("mask.png", "points.json"))]
+    held = [path for path in old if path.exists()]
+    if held and not overwrite:
+        raise ValueError(f"{folder} already holds {held[0].name}: give another folder or overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_png(folder / "original.png", to_uint8(sample.image))
+    if sample.mask is not None:
+        write_png(folder / "mask.png", to_uint8(sample.mask))
+    write_json(folder / "points.json", _points_content(sample))
+    kept = {"original.png", "points.json"} | ({"mask.png"} if sample.mask is not None else set())
+    for path in held:  # parts of the old sample that would be read as parts of the new
+        if path.name not in kept:
+            path.unlink()
+
+
+def _images(folder: Path) -> list[Path]:
+    names = [f"original{suffix}" for suffix in SUFFIXES] + ["origin_image.png"]
+    return [folder / name for name in names if (folder / name).exists()]
+
+
+def _find_image(folder: Path) -> Path:
+    found = _images(folder)
+    if not found:
+        raise ValueError(f"{folder} holds no picture: expected original.png or original.jpg")
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise ValueError(f"{folder} holds {names}: keep the one that is meant")
+    return found[0]
+
+
+def _find_points(folder: Path) -> Path:
+    for name in ("points.json", "prompt.json"):
+        if (folder / name).exists():
+            return folder / name
+    raise ValueError(f"{folder} holds no points.json: put the points there")
+
+
+def _read_mask(
+    folder: Path, pixels: Float[Tensor, "3 h w"], threshold: int
+) -> Float[Tensor, "1 h w"] | None:
+    path = folder / "mask.png"
+    size = (pixels.shape[1], pixels.shape[2])
+    return read_mask(path, size, threshold) if path.exists() else None
+
+
+def _prompt(content: object) -> str:
+    prompt = content.get("prompt", "") if isinstance(content, Mapping) else ""
+    if not isinstance(prompt, str):
+        raise ValueError(f'"prompt" must be text, found {prompt!r}')
+    return prompt
+
+
+def _points_content(sample: DragSample) -> dict:
+    pairs = zip(sample.handles.tolist(), sample.targets.tolist(), strict=True)
+    points = [[_number(x), _number(y)] for pair in pairs for x, y in pair]
+    return {"points": points} | ({"prompt": sample.prompt} if sample.prompt else {})
+
+
+def _number(value: float) -> float | int:
+    """Whole pixels as integers, which other tools expect."""
+    return int(value) if value == int(value) else value

@@ -1,0 +1,78 @@
+"""Denoising the edited latent beside the unedited one, with mutual self-attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from gooddrag.backbones.base import Backbone
+from gooddrag.ddim import Timesteps, move, predict_z0
+
+Latent = Float[Tensor, "b c h w"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MutualAttention:
+    """When and where the edited branch attends to the unedited one's keys and values.
+
+    Attributes:
+        when: "after_drag" from the first denoising step without dragging on (official,
+            pipeline.py:701-704), "always", or "never".
+        start_layer: the first of the 16 self-attention layers concerned (attn_utils.py:80).
+        start_step: denoising steps to wait after `when` sets in.
+
+    Raises:
+        ValueError: an unknown `when`.
+    """
+
+    when: str
+    start_layer: int
+    start_step: int
+
+    def __post_init__(self) -> None:
+        if self.when not in ("after_drag", "always", "never"):
+            raise ValueError(
+                f"attention.when must be after_drag, always or never, found {self.when!r}"
+            )
+
+    def active(self, step: int, last_dragged: list[int]) -> list[bool]:
+        """For which samples it is on at a step, given the last step each was dragged in."""
+        begin = [0 if self.when == "always" else last + 1 for last in last_dragged]
+        return [self.when != "never" and step >= first + self.start_step for first in begin]
+
+
+@dataclass(frozen=True)
+class PairedDenoising:
+    """One denoising step of (unedited, edited) pairs in one batch (pipeline.py:705-712)."""
+
+    backbone: Backbone
+    text: Float[Tensor, "b tokens d"]
+    times: Timesteps
+    attention: MutualAttention
+
+    @torch.no_grad()
+    def step(
+        self, unedited: Latent, edited: Latent, step: int, last_dragged: list[int]
+    ) -> tuple[Latent, Latent, Latent]:
+        """Denoise both by the step-th step.
+
+        Args:
+            unedited, edited: z_t^0 and z_t^k.
+            step: index of the step, 0 at the inverted latent.
+            last_dragged: for each sample the last step it was dragged in.
+
+        Returns:
+            z_{t-1}^0, z_{t-1}^k, and the z_0 that the edited one predicts.
+        """
+        t = self.times.descending[step]
+        a_t, a_prev = self.times.down(t)
+        mutual: Bool[Tensor, " b"] = torch.tensor(self.attention.active(step, last_dragged))
+        pairs = torch.stack((unedited, edited), dim=1).flatten(0, 1)
+        with self.backbone.mutual_attention(mutual, self.attention.start_layer):
+            eps = self.backbone.noise(pairs, t, self.text)
+        moved = move(pairs, eps, a_t, a_prev).unflatten(0, (-1, 2))
+        predicted = predict_z0(pairs, eps, a_t).unflatten(0, (-1, 2))
+        return moved[:, 0], moved[:, 1], predicted[:, 1]

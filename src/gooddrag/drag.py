@@ -1,0 +1,371 @@
+"""Alternating drag and denoise (AlDD) as a Lightning fit.
+
+An epoch is one dragged denoising step: B drag operations, then the denoising. A batch is one drag
+operation: J gradient steps on z_t, then one point tracking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float, Int
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from gooddrag.backbones.base import Backbone
+from gooddrag.ddim import Timesteps, move, predict_z0
+from gooddrag.denoising import PairedDenoising
+from gooddrag.geometry import Canvas, half_resolution, sample_patches
+from gooddrag.supervision import MotionSupervision, arrived, mask_term
+from gooddrag.tracking import PointTracking, track
+from gooddrag.types import DragOperation, DragSample, Tracking, Trajectory
+
+Latent = Float[Tensor, "b c h w"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The point pairs of a batch of samples, one after another, (row, column) on the grid."""
+
+    sample: Int[Tensor, " n"]
+    start: Float[Tensor, "n 2"]
+    targets: Float[Tensor, "n 2"]
+
+    @classmethod
+    def of(
+        cls, samples: Sequence[DragSample], canvas: Canvas, rounding: str, device: torch.device
+    ) -> Pairs:
+        """Put the samples' points on the grid."""
+        owner = [torch.full((len(s.handles),), i) for i, s in enumerate(samples)]
+        start = [canvas.to_grid(s.handles, rounding) for s in samples]
+        targets = [canvas.to_grid(s.targets, rounding) for s in samples]
+        return cls(*(torch.cat(part).to(device) for part in (owner, start, targets)))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is kept of the unedited branch at one dragged step.
+
+    Attributes:
+        patches: F_{Omega(p_i^0, r1)}(z_t^0), and which of their cells are valid.
+        vectors: F_{p_i^0}(z_t^0).
+        z_prev: z_{t-1}^0.
+    """
+
+    patches: tuple[Float[Tensor, "n c s s"], Bool[Tensor, "n s s"]]
+    vectors: Float[Tensor, "n c"]
+    z_prev: Latent
+
+
+def reference_pass(
+    backbone: Backbone,
+    z_T: Latent,
+    text: Float[Tensor, "b tokens d"],
+    times: Timesteps,
+    steps: int,
+    pairs: Pairs,
+    canvas: Canvas,
+    r1: int,
+    advance: Callable[[], object] = lambda: None,
+) -> list[Reference]:
+    """Denoise z_T unedited through the dragged steps and keep what the drag will read.
+
+    Gradients are tracked, though never used, so that the forward runs the very kernels of the
+    drag: at the first gradient step z_t^k is z_t^0, and a mask term of rounding noise instead of
+    0 would push every frozen latent by a full step of Adam.
+    """
+    kept, z = [], z_T
+    for t in times.descending[:steps]:
+        with torch.enable_grad():
+            eps, features = backbone.noise_and_features(z.detach().requires_grad_(), t, text)
+            z_prev = move(z, eps, *times.down(t)).detach()
+            grid = half_resolution(features, canvas.grid).detach()
+        patches = sample_patches(grid, pairs.sample, pairs.start, r1, canvas.inside)
+        vectors, _ = sample_patches(grid, pairs.sample, pairs.start, 0, canvas.inside)
+        kept.append(Reference(patches, vectors[:, :, 0, 0], z_prev))
+        z = z_prev
+        advance()
+    return kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class DragSettings:
+    """Numbers of the dragging that belong to no other part.
+
+    Attributes:
+        J: gradient steps per drag operation.
+        lr, betas: of Adam on z_t.
+        restart_adam: a new Adam at each dragged denoising step (pipeline.py:539).
+        patience: dragging ends after this many trackings in a row that moved no handle
+            (pipeline.py:568-571); None never ends it so.
+        patience_restarts: count anew at each denoising step (the official count runs on).
+        on_arrival: when all handles have arrived, dragging ends for "good" (pipeline.py:563-566),
+            for this denoising "step", or "never".
+    """
+
+    J: int
+    lr: float
+    betas: tuple[float, float]
+    restart_adam: bool
+    patience: int | None
+    patience_restarts: bool
+    on_arrival: str
+
+    def __post_init__(self) -> None:
+        if self.on_arrival not in ("good", "step", "never"):
+            raise ValueError(
+                f"method.on_arrival must be good, step or never, found {self.on_arrival!r}"
+            )
+        if self.J < 1 or self.lr <= 0:
+            raise ValueError(
+                f"J must be at least 1 and lr positive, found J={self.J}, lr={self.lr}"
+            )
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1 or null, found {self.patience}")
+
+
+class DragOptimization(LightningModule):
+    """The dragging of a batch of samples: z_t is the only parameter.
+
+    Samples do not see each other: losses add up, Adam works by element, and a sample that has
+    stopped keeps its latent.
+
+    Args:
+        backbone: frozen, with the samples' adapters active.
+        z_T: inverted latents.
+        mask: 1 where latents may change.
+        pairs: all samples' point pairs.
+        references: one `Reference` per dragged step.
+        schedule: drag operations per denoising step; see `gooddrag.schedule`.
+        denoising: the step that ends each epoch.
+        supervision, tracking, settings: see there.
+        canvas: the picture's geometry.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        z_T: Latent,
+        mask: Float[Tensor, "b 1 h w"],
+        pairs: Pairs,
+        references: Sequence[Reference],
+        schedule: Sequence[int],
+        denoising: PairedDenoising,
+        supervision: MotionSupervision,
+        tracking: PointTracking,
+        settings: DragSettings,
+        canvas: Canvas,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.phase = "drag"
+        self.z = nn.Parameter(z_T.detach().clone())
+        # the backbone is no nn.Module: a registered UNet would go to the CPU after the fit
+        self.backbone, self.denoising, self.unedited = backbone, denoising, z_T
+        self.mask, self.pairs, self.references = mask, pairs, references
+        self.schedule, self.settings, self.canvas = list(schedule), settings, canvas
+        self.supervision, self.tracking = supervision, tracking
+        self.dragged_steps = [i for i, count in enumerate(schedule) if count]
+        self.handles = pairs.start.clone()
+        self.active = torch.ones(len(z_T), dtype=torch.bool, device=z_T.device)
+        self.resting = torch.zeros_like(self.active)
+        self.unmoved = [0] * len(z_T)
+        self.last_dragged = [self.dragged_steps[-1]] * len(z_T)
+        self.trajectories = [Trajectory(self._pixels(i)) for i in range(len(z_T))]
+        self.operations: list[DragOperation] = []
+        self.step, self.gradient_steps, self.untouched = 0, 0, True
+
+    # -- Lightning's hooks, in the order of the fit ---------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam on z_t (pipeline.py:539)."""
+        return torch.optim.Adam([self.z], lr=self.settings.lr, betas=self.settings.betas)
+
+    def train_dataloader(self) -> range:
+        """The drag operations of this epoch's denoising step."""
+        return range(self.schedule[self.dragged_steps[self.current_epoch]])
+
+    def on_train_epoch_start(self) -> None:
+        """Denoise through steps without dragging, then enter the next dragged one."""
+        self._denoise_until(self.dragged_steps[self.current_epoch])
+        self.gradient_steps = 0
+        self.resting.zero_()
+        if self.settings.patience_restarts:
+            self.unmoved = [0] * len(self.unmoved)
+        if self.settings.restart_adam:
+            self.optimizers().optimizer.state.clear()  # type: ignore[union-attr]
+
+    def on_train_batch_start(self, batch: object, index: int) -> int | None:
+        """Skip the rest of the epoch (-1) once no sample is being dragged any more."""
+        return None if self.dragging.any() else -1
+
+    def training_step(self, _: object, index: int) -> None:
+        """One drag operation: J gradient steps on z_t, then one tracking."""
+        self.operations = []
+        losses: list[tuple[Tensor, Tensor]] = []
+        for j in range(self.settings.J):
+            eps, features = self._forward()
+            if j == 0 and not self._enter_operation(index, features):
+                return
+            if j == 0:
+                taking_part = self.dragging.nonzero().flatten().tolist()
+            losses.append(self._losses(eps, features))
+            self._gradient_step(losses[-1][0] + losses[-1][1])
+        if self.tracking.when != "before":
+            features = self._forward()[1] if self.tracking.when == "fresh" else features
+            self._lose_patience(self._track(features))
+        self._report(taking_part, losses, eps)
+
+    def on_train_epoch_end(self) -> None:
+        """Denoise to the next step."""
+        self._denoise_until(self.step + 1)
+
+    # -- the parts of a drag operation ----------------------------------------------------------
+
+    @property
+    def t(self) -> int:
+        """The timestep of the present denoising step."""
+        return self.denoising.times.descending[self.step]
+
+    @property
+    def reference(self) -> Reference:
+        """The unedited branch at the present denoising step."""
+        return self.references[self.step]
+
+    @property
+    def dragging(self) -> Bool[Tensor, " b"]:
+        """The samples that are being dragged now."""
+        return self.active & ~self.resting
+
+    def _forward(self) -> tuple[Latent, Float[Tensor, "b c rows columns"]]:
+        eps, features = self.backbone.noise_and_features(self.z, self.t, self.denoising.text)
+        return eps, half_resolution(features, self.canvas.grid)
+
+    def _enter_operation(self, index: int, features: Tensor) -> bool:
+        """Track where the settings want it before the loss, and see who has arrived."""
+        if index == 0 and self.tracking.on_entry:
+            self._track(features)
+        elif self.tracking.when == "before" and not self.untouched:
+            self._lose_patience(self._track(features))
+        self.untouched = False
+        self._stop_arrived()
+        return bool(self.dragging.any())
+
+    def _losses(self, eps: Latent, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The two terms of L for each sample."""
+        drag = self.supervision.drag_term(
+            features,
+            self.reference.patches,
+            self.pairs.sample,
+            self.handles,
+            self.pairs.targets,
+            self.canvas.inside,
+        )
+        z_prev = move(self.z, eps, *self.denoising.times.down(self.t))
+        mask = self.supervision.lam * mask_term(z_prev, self.reference.z_prev, self.mask)
+        return drag, mask
+
+    def _gradient_step(self, loss: Float[Tensor, " b"]) -> None:
+        """One step of Adam on z_t; samples at rest keep theirs."""
+        optimizer = self.optimizers()
+        before = self.z.detach().clone()
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        self.manual_backward(torch.where(self.dragging, loss, 0.0).sum())
+        optimizer.step()  # type: ignore[union-attr]
+        with torch.no_grad():
+            self.z.copy_(torch.where(self.dragging[:, None, None, None], self.z, before))
+        self.gradient_steps += 1
+
+    def _track(self, features: Tensor) -> Bool[Tensor, " b"]:
+        """Find the handles of the samples being dragged; tells which samples' have moved."""
+        found = track(
+            features,
+            self.reference.vectors,
+            self.pairs.sample,
+            self.handles,
+            self.tracking.r2,
+            self.canvas.inside,
+        )
+        found = torch.where(self.dragging[self.pairs.sample, None], found, self.handles)
+        pair_moved = (found != self.handles).any(dim=1)
+        moved = torch.zeros_like(self.active).index_put_(
+            (self.pairs.sample[pair_moved],), torch.tensor(True, device=found.device)
+        )
+        self.handles = found
+        for i in self.dragging.nonzero().flatten().tolist():
+            tracking = Tracking(
+                self.step, self.t, self.gradient_steps, self._pixels(i), self._grid(i)
+            )
+            self.trajectories[i].trackings.append(tracking)
+        return moved
+
+    def _lose_patience(self, moved: Bool[Tensor, " b"]) -> None:
+        for i in self.dragging.nonzero().flatten().tolist():
+            self.unmoved[i] = 0 if moved[i] else self.unmoved[i] + 1
+            if self.unmoved[i] == self.settings.patience:
+                self._stop(i, "no movement")
+
+    def _stop_arrived(self) -> None:
+        if self.settings.on_arrival == "never":
+            return
+        near = arrived(self.handles, self.pairs.targets, self.supervision.arrival)
+        for i in self.dragging.nonzero().flatten().tolist():
+            if near[self.pairs.sample == i].all():
+                if self.settings.on_arrival == "step":
+                    self.resting[i] = True
+                else:
+                    self._stop(i, "arrived")
+
+    def _stop(self, sample: int, why: str) -> None:
+        """End the dragging of one sample for good; the fit ends with the last one."""
+        self.active[sample] = False
+        self.last_dragged[sample] = self.step
+        self.trajectories[sample].stop = why
+        self.trajectories[sample].stopped_at = self.step
+        if not self.active.any():
+            self.trainer.should_stop = True
+
+    # -- around the operations ------------------------------------------------------------------
+
+    def _denoise_until(self, step: int) -> None:
+        """Denoise both branches until the given step is next."""
+        while self.step < step:
+            self.unedited, z, _ = self.denoising.step(
+                self.unedited, self.z.detach(), self.step, self.last_dragged
+            )
+            with torch.no_grad():
+                self.z.copy_(z)
+            self.step += 1
+
+    def _report(
+        self, samples: list[int], losses: list[tuple[Tensor, Tensor]], eps: Latent
+    ) -> None:
+        """Record the operation for each sample that took part."""
+        drag = torch.stack([d for d, _ in losses]).detach().double().T.tolist()
+        total = torch.stack([d + m for d, m in losses]).detach().double().T.tolist()
+        z_0 = predict_z0(self.z.detach(), eps.detach(), self.denoising.times.alpha(self.t))
+        for i in samples:
+            done = DragOperation(
+                sample=i,
+                step=self.step,
+                timestep=self.t,
+                k=len(self.trajectories[i].operations) + 1,
+                losses=tuple(total[i]),
+                drag_losses=tuple(drag[i]),
+                handles=self._pixels(i),
+            )
+            self.trajectories[i].operations.append(done)
+            self.operations.append(replace(done, preview=partial(self._picture, z_0[i : i + 1])))
+
+    def _picture(self, z_0: Latent) -> Float[Tensor, "3 h w"]:
+        return self.canvas.crop(self.backbone.decode(z_0))[0].cpu()
+
+    def _pixels(self, sample: int) -> Float[Tensor, "n 2"]:
+        return self.canvas.to_pixels(self._grid(sample))
+
+    def _grid(self, sample: int) -> Float[Tensor, "n 2"]:
+        return self.handles[self.pairs.sample == sample].cpu()

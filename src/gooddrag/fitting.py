@@ -1,0 +1,43 @@
+"""The Lightning trainers that run inside an edit."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import torch
+from lightning import Callback, Trainer
+
+
+def quiet_trainer(
+    device: torch.device,
+    callbacks: Sequence[Callback],
+    *,
+    max_steps: int = -1,
+    max_epochs: int | None = None,
+) -> Trainer:
+    """A Trainer on one given device that prints, logs and saves nothing of its own.
+
+    Args:
+        device: where the backbone is.
+        callbacks: hear Lightning's hooks.
+        max_steps: optimiser steps, -1 for no limit.
+        max_epochs: epochs, None for no limit.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Trainer(
+            accelerator={"cuda": "gpu"}.get(device.type, device.type),
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            callbacks=list(callbacks),
+            max_steps=max_steps,
+            max_epochs=max_epochs if max_epochs is not None else -1,
+            reload_dataloaders_every_n_epochs=1 if max_epochs is not None else 0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )

@@ -1,0 +1,166 @@
+"""Where things are: image pixels, the half-resolution grid of features, and patches on it.
+
+Two frames are used. Image pixels are (x, y) = (column, row). Grid positions are (row, column) on
+the map of features resized to half the canvas, the resolution at which GoodDrag supervises and
+tracks. The canvas is the picture as the network sees it, padded or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+FITS = ("pad", "resize")
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The picture's size, and the size of what the network works on.
+
+    Attributes:
+        size: (height, width) of the picture.
+        padded: (height, width) of the canvas, at least the picture's.
+    """
+
+    size: tuple[int, int]
+    padded: tuple[int, int]
+
+    @classmethod
+    def of(cls, size: tuple[int, int], multiple: int, fit: str) -> Canvas:
+        """The canvas of a picture.
+
+        Args:
+            size: (height, width) in pixels.
+            multiple: pixels to a latent cell.
+            fit: "pad" extends the picture at the right and the bottom to whole latent cells, so
+                that nothing shifts; "resize" leaves it as it is, drops the cells that are not
+                whole and stretches the decoded picture back, as the official code does
+                (ui_utils.py:373).
+
+        Raises:
+            ValueError: an unknown fit.
+        """
+        if fit not in FITS:
+            raise ValueError(f"fit must be one of {', '.join(FITS)}, found {fit!r}")
+        if fit == "resize":
+            return cls(size, size)
+        height, width = (-(-side // multiple) * multiple for side in size)
+        return cls(size, (height, width))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the half-resolution grid."""
+        return self.padded[0] // 2, self.padded[1] // 2
+
+    @property
+    def inside(self) -> tuple[int, int]:
+        """(rows, columns) of the grid that show the picture and no padding."""
+        return self.size[0] // 2, self.size[1] // 2
+
+    def pad(self, image: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c ph pw"]:
+        """Extend the picture to the canvas by repeating its last column and row."""
+        bottom, right = self.padded[0] - self.size[0], self.padded[1] - self.size[1]
+        return functional.pad(image, (0, right, 0, bottom), mode="replicate")
+
+    def crop(self, image: Float[Tensor, "b c dh dw"]) -> Float[Tensor, "b c h w"]:
+        """From what the decoder gave back to the picture."""
+        if image.shape[-2:] != self.padded:
+            image = functional.interpolate(image, self.padded, mode="bilinear")
+        return image[..., : self.size[0], : self.size[1]]
+
+    def to_grid(self, points: Float[Tensor, "n 2"], rounding: str) -> Float[Tensor, "n 2"]:
+        """Pixels (x, y) to grid positions (row, column), float32.
+
+        Args:
+            points: (x, y) in pixels.
+            rounding: "nearest" puts them on whole cells, halves to even, so that positions are
+                quantised to 2 pixels (pipeline.py:308-322); "none" keeps fractions.
+
+        Raises:
+            ValueError: an unknown rounding.
+        """
+        if rounding not in ("nearest", "none"):
+            raise ValueError(f"grid rounding must be nearest or none, found {rounding!r}")
+        (rows, columns), (height, width) = self.grid, self.padded
+        grid = torch.tensor(
+            [(y / height * rows, x / width * columns) for x, y in points.tolist()],
+            dtype=torch.float32,
+        )
+        return grid.round() if rounding == "nearest" else grid
+
+    def to_pixels(self, grid: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
+        """Grid positions (row, column) to pixels (x, y)."""
+        (rows, columns), (height, width) = self.grid, self.padded
+        scale = torch.tensor([width / columns, height / rows], dtype=grid.dtype, device=grid.device)
+        return grid.flip(-1) * scale
+
+
+def half_resolution(
+    features: Float[Tensor, "b c h w"], grid: tuple[int, int]
+) -> Float[Tensor, "b c rows columns"]:
+    """F(z_t) on the half-resolution grid: bilinear, corners not aligned (pipeline.py:383-401)."""
+    return functional.interpolate(features, grid, mode="bilinear", align_corners=False)
+
+
+def latent_mask(
+    mask: Float[Tensor, "b 1 h w"], grid: tuple[int, int], latent: tuple[int, int]
+) -> Float[Tensor, "b 1 lh lw"]:
+    """The mask at latent size: nearest to the grid, then nearest again (pipeline.py:617-622,684)."""
+    binary = (mask > 0).to(mask.dtype)
+    return functional.interpolate(functional.interpolate(binary, grid, mode="nearest"), latent)
+
+
+def directions(
+    handles: Float[Tensor, "n 2"], targets: Float[Tensor, "n 2"]
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
+    """Unit vectors d_i from handles to targets (zero for pins), and the distances."""
+    offset = targets - handles
+    distance = offset.norm(dim=-1)
+    return torch.where(distance[:, None] > 0, offset / distance[:, None], 0.0), distance
+
+
+def sample_patches(
+    features: Float[Tensor, "b c rows columns"],
+    sample: Int[Tensor, " n"],
+    centres: Float[Tensor, "n 2"],
+    radius: int,
+    inside: tuple[int, int],
+) -> tuple[Float[Tensor, "n c s s"], Bool[Tensor, "n s s"]]:
+    """The patches Omega(p_i, r), bilinear where a centre lies between cells.
+
+    Gradients flow through the features, not through the positions (drag_utils.py:79-94).
+
+    Args:
+        features: maps on the grid.
+        sample: which map each patch is taken from.
+        centres: (row, column) on the grid.
+        radius: r; a patch has s = 2 r + 1 cells a side.
+        inside: (rows, columns) that count; cells beyond repeat the border and are marked.
+
+    Returns:
+        The patches, and which of their cells lie inside.
+    """
+    corner = centres.floor()
+    steps = torch.arange(-radius, radius + 2, device=centres.device)
+    rows, columns = (corner.long()[:, axis, None] + steps for axis in (0, 1))
+    block = features[
+        sample[:, None, None],
+        :,
+        rows.clamp(0, inside[0] - 1)[:, :, None],
+        columns.clamp(0, inside[1] - 1)[:, None, :],
+    ].permute(0, 3, 1, 2)
+    # float32 as in the official code, whose traces in float64 depend on it
+    near, far = ((corner + 1 - centres), (centres - corner))
+    patches = sum(
+        row_weight[:, 0, None, None, None] * column_weight[:, 1, None, None, None] * part
+        for row_weight, strip in ((near, block[:, :, :-1]), (far, block[:, :, 1:]))
+        for column_weight, part in ((near, strip[..., :-1]), (far, strip[..., 1:]))
+    )
+    reach = centres[:, :, None] + torch.arange(-radius, radius + 1, device=centres.device)
+    limit = torch.tensor(inside, device=centres.device)[None, :, None]
+    valid = (reach >= 0) & (reach <= limit - 1)
+    return patches, valid[:, 0, :, None] & valid[:, 1, None, :]

@@ -1,0 +1,31 @@
+"""The training of the embedded miniature Stable Diffusion."""
+
+from gooddrag.pretrain.modules import UnetTraining, VaeTraining
+from gooddrag.pretrain.parts import make_text_encoder, make_tokenizer
+from gooddrag.pretrain.settings import (
+    Logistics,
+    Machine,
+    ModelFactories,
+    Optimisation,
+    Pictures,
+    UnetSettings,
+    VaeSettings,
+    World,
+)
+from gooddrag.pretrain.stages import pretrain
+
+__all__ = [
+    "Logistics",
+    "Machine",
+    "ModelFactories",
+    "Optimisation",
+    "Pictures",
+    "UnetSettings",
+    "UnetTraining",
+    "VaeSettings",
+    "VaeTraining",
+    "World",
+    "make_text_encoder",
+    "make_tokenizer",
+    "pretrain",
+]

@@ -1,0 +1,73 @@
+"""Point tracking: where did the handle go?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gooddrag.geometry import sample_patches
+
+
+@torch.no_grad()
+def track(
+    features: Float[Tensor, "b c rows columns"],
+    reference: Float[Tensor, "n c"],
+    sample: Int[Tensor, " n"],
+    handles: Float[Tensor, "n 2"],
+    radius: int,
+    inside: tuple[int, int],
+) -> Float[Tensor, "n 2"]:
+    """p_i^{k+1} = argmin over q in Omega(p_i^k, r2) of || F_q(z_t) - F_{p_i^0}(z_t^0) ||_1.
+
+    The first minimum in row-major order wins. The window ends at the picture's border, where the
+    official code fails (drag_utils.py:54-76).
+
+    Args:
+        features: F(z_t) on the half-resolution grid.
+        reference: F_{p_i^0}(z_t^0) of each pair.
+        sample: which map each pair belongs to.
+        handles: p_i^k, (row, column) on the grid.
+        radius: r2.
+        inside: (rows, columns) of the grid that show the picture.
+
+    Returns:
+        p_i^{k+1}, (row, column) on the grid.
+    """
+    window, valid = sample_patches(features, sample, handles, radius, inside)
+    distance = (reference[:, :, None, None] - window).abs().sum(dim=1)
+    best = distance.masked_fill(~valid, torch.inf).flatten(1).argmin(dim=1)
+    side = 2 * radius + 1
+    offset = torch.stack((best // side, best % side), dim=1) - radius
+    return handles + offset
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointTracking:
+    """When handles are tracked, and how far they are looked for.
+
+    Attributes:
+        r2: radius of the search window, grid cells.
+        when: "stale" tracks after the last gradient step of an operation, in the features
+            computed BEFORE it (the official code, pipeline.py:544,585,594); "fresh" after it, in
+            new features (the paper); "before" at the start of each operation but the first, in
+            the features that its first step needs anyway (DragDiffusion).
+        on_entry: track once more on entering each dragged step (pipeline.py:551-558).
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    r2: int
+    when: str
+    on_entry: bool
+
+    def __post_init__(self) -> None:
+        if self.when not in ("stale", "fresh", "before"):
+            raise ValueError(
+                f"tracking.when must be stale, fresh or before, found {self.when!r}"
+            )
+        if self.r2 < 0:
+            raise ValueError(f"r2 cannot be negative, found {self.r2}")
