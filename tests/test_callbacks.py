@@ -231,6 +231,7 @@ class TestResume:
     def test_done_already(self, tmp_path):
         play([EditWriter(tmp_path, config=self.config)], [make()])
         again = self.config | {"existing": "resume", "output": "y"}
+        again |= {"callbacks": {"writer": {"existing": "resume"}}}
         assert done_already(tmp_path, again, make())
         assert not done_already(tmp_path, self.config | {"method": {"B": 9}}, make())
         for other in (make("dog"), make(seed=1)):
@@ -634,6 +635,12 @@ class TestWandb:
             found.append(run)
         return sorted(found, key=lambda run: run["run"].display_name)
 
+    def test_unknown_mode(self):
+        from gooddrag.callbacks.wandb_logger import WandbEdit
+
+        with pytest.raises(ValueError, match="online, offline, disabled; found 'of'"):
+            WandbEdit(mode="of")
+
     def test_disabled(self, tmp_path):
         from gooddrag.callbacks.wandb_logger import WandbEdit
 
@@ -647,3 +654,31 @@ class TestWandb:
         monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
         with pytest.raises(ValueError, match="WANDB_MODE=offline"):
             WandbEdit(folder=tmp_path, mode="online").on_edit_start([make()])
+
+
+class TestConf:
+    CONF = Path(__file__).parents[1] / "conf"
+
+    @pytest.mark.parametrize(
+        "path", sorted(CONF.glob("callbacks/*")) + sorted(CONF.glob("logger/*"))
+    )
+    def test_every_file_makes_callbacks(self, path, tmp_path):
+        from functools import partial
+
+        from hydra.utils import instantiate
+        from omegaconf import OmegaConf
+
+        from gooddrag.events import EditCallback
+
+        root = {
+            "output": str(tmp_path),
+            "existing": "refuse",
+            "seed": 3,
+            "it": OmegaConf.load(path),
+        }
+        made = instantiate(OmegaConf.create(root).it)
+        for callback in made.values():
+            if isinstance(callback, partial):
+                callback = callback(config={"method": {"B": 10}})
+                assert callback.config == {"method": {"B": 10}}
+            assert isinstance(callback, EditCallback)

@@ -12,6 +12,8 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from safetensors.torch import load_file
+from transformers import CLIPTextModel
 
 from gooddrag.pretrain import callbacks, data, evaluate, export, parts
 from gooddrag.pretrain.modules import VaeTraining
@@ -284,13 +286,33 @@ def test_exported_weights_are_the_average_in_float16(trained):
     assert all(torch.equal(average[key].half().float(), shipped[key]) for key in shipped)
 
 
+def test_exported_text_encoder_reads_back_and_has_the_published_names(trained):
+    average = export.part_of(export.averaged_weights(trained / "unet/last.ckpt"), "text_encoder")
+    written = load_file(trained / "mini/text_encoder/model.safetensors")
+    assert all(key.startswith("text_model.") for key in written)
+    shipped = CLIPTextModel.from_pretrained(trained / "mini/text_encoder", dtype=torch.float32)
+    state = shipped.state_dict()
+    assert all(torch.equal(average[key].half().float(), state[key]) for key in average)
+
+
+def test_gradients_are_clipped_once_per_step(tmp_path, monkeypatch):
+    norms = []
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda *args: norms.append((args[1], clip(*args)))
+    )
+    run(tmp_path, "stage=vae", "vae.optimisation.max_steps=2", "vae.optimisation.clip_norm=0.25")
+    assert [limit for limit, _ in norms] == [0.25, 0.25]
+    assert all(norm > 0 for _, norm in norms)
+
+
 def test_reports_and_pictures_are_written(trained):
     report = json.loads((trained / "report.json").read_text())
     vae = report["vae"]
     assert vae["steps"] == report["unet"]["steps"] == 4
     assert abs(vae["test_psnr_mean"] - vae["test_psnr_mean_before_float16"]) < 0.1
     assert vae["test_psnr_min"] <= vae["test_psnr_mean"]
-    assert set(report["unet"]["test_noise_error"]) == {"captioned", "empty"}
+    assert {"test_mse_captioned", "test_mse_empty"} < set(report["unet"])
     for name in ("vae/reconstructions.png", "unet/samples_guidance_1.png", "vae/loss.csv"):
         assert (trained / name).stat().st_size > 0
     assert [row["step"] for row in callbacks.read_table(trained / "vae/loss.csv")] == list("1234")

@@ -22,6 +22,8 @@ OWNED = (
     "drag.gif",
 )
 EXISTING = ("refuse", "overwrite", "resume")
+# Keys of the configuration that say where things go and who listens, not what is edited.
+NOT_THE_EDIT = ("existing", "output", "cache", "callbacks", "logger", "hydra")
 PROBE_BYTES = 1 << 20
 
 
@@ -59,7 +61,7 @@ def done_already(
     folder: str | os.PathLike[str],
     config: Mapping[str, Any],
     sample: DragSample,
-    ignore: Sequence[str] = ("existing", "output"),
+    ignore: Sequence[str] = NOT_THE_EDIT,
 ) -> bool:
     """Whether the folder holds the finished result of the same edit, for `existing=resume`.
 

@@ -47,14 +47,15 @@ class DragVideo(EditCallback):
         self,
         folder: str | os.PathLike[str],
         every: int = 5,
-        fps: float = 10,
+        fps: float = 10.0,
         hold: float = 1.5,
         max_frames: int = 120,
         max_side: int = 768,
     ) -> None:
         if min(every, fps, hold) <= 0 or min(max_frames, max_side) < 2:
             raise ValueError("every, fps, hold, max_frames and max_side of the film must be > 0")
-        self.folder, self.every, self.fps, self.hold = Path(folder), every, fps, hold
+        self.folder, self.every = Path(folder), every
+        self.fps, self.hold = float(fps), float(hold)
         self.max_frames, self.max_side = max_frames, max_side
         self._reels: list[_Reel] = []
 

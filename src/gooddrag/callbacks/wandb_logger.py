@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import wandb
 from torch import Tensor
@@ -16,6 +16,8 @@ from gooddrag.data.images import to_uint8
 from gooddrag.drawing import before_after, overlay
 from gooddrag.events import EditCallback
 from gooddrag.types import DragOperation, DragSample, Edit
+
+MODES = ("online", "offline", "disabled")
 
 
 class WandbEdit(EditCallback):
@@ -36,13 +38,16 @@ class WandbEdit(EditCallback):
         tags: the run's tags.
         entity: the W&B user or team.
         config: the resolved configuration.
+
+    Raises:
+        ValueError: an unknown mode.
     """
 
     def __init__(
         self,
         project: str = "gooddrag",
         folder: str | os.PathLike[str] = ".",
-        mode: Literal["online", "offline", "disabled"] | None = None,
+        mode: str | None = None,
         group: str | None = None,
         job_type: str | None = "edit",
         name: str | None = None,
@@ -50,6 +55,8 @@ class WandbEdit(EditCallback):
         entity: str | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
+        if mode not in (None, *MODES):
+            raise ValueError(f"the mode of W&B must be {', '.join(MODES)}; found {mode!r}")
         self.folder, self.config, self.name = Path(folder), dict(config or {}), name
         self.options: dict[str, Any] = {"project": project, "entity": entity, "group": group}
         self.options |= {"job_type": job_type, "mode": mode, "tags": list(tags) or None}

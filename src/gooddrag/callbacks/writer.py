@@ -19,7 +19,7 @@ from torch import Tensor
 from gooddrag.callbacks.output import prepare, remove_old, sample_digest, sample_folders
 from gooddrag.callbacks.scalars import edit_summary, interrupted, mean_distance
 from gooddrag.data.files import write_json
-from gooddrag.data.images import Rounding, to_uint8, write_png
+from gooddrag.data.images import to_uint8, write_png
 from gooddrag.drawing import before_after
 from gooddrag.events import EditCallback
 from gooddrag.types import DragOperation, DragSample, Edit, Tracking, Trajectory
@@ -47,7 +47,7 @@ class EditWriter(EditCallback):
         folder: str | os.PathLike[str],
         existing: str = "refuse",
         config: Mapping[str, Any] | None = None,
-        rounding: Rounding = "truncate",
+        rounding: str = "truncate",
         seed: int | None = None,
     ) -> None:
         self.folder, self.existing, self.rounding = Path(folder), existing, rounding

@@ -6,7 +6,6 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ MIN_SIDE = 16
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 KINDS = "PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000 or AVIF"
 
-Rounding = Literal["truncate", "nearest"]
+ROUNDINGS = ("truncate", "nearest")
 Path_ = str | os.PathLike[str]
 
 
@@ -84,9 +83,7 @@ def read_mask(
     return (values.amax(dim=2) > threshold).float()[None]
 
 
-def to_uint8(
-    image: Float[Tensor, "c h w"], rounding: Rounding = "nearest"
-) -> UInt8[Tensor, "h w c"]:
+def to_uint8(image: Float[Tensor, "c h w"], rounding: str = "nearest") -> UInt8[Tensor, "h w c"]:
     """Turn [0, 1] into bytes, row by row.
 
     Args:
@@ -96,7 +93,7 @@ def to_uint8(
     Raises:
         ValueError: a value is not a number, or the rounding is unknown.
     """
-    if rounding not in ("truncate", "nearest"):
+    if rounding not in ROUNDINGS:
         raise ValueError(f"rounding must be 'truncate' or 'nearest', found {rounding!r}")
     values = image.detach().to("cpu")
     values = values if values.dtype == torch.float64 else values.float()

@@ -93,8 +93,7 @@ def render_test_pictures(
         x, families = world.render_pictures("test", seed, indices, machine.picture_size, device)
         # Through uint8, as the pictures that people and the training see.
         batches.append(((x * 255).round() / 255, families.to(device)))
-    pictures, families = zip(*batches, strict=True)
-    return torch.cat(pictures), torch.cat(families)
+    return torch.cat([x for x, _ in batches]), torch.cat([family for _, family in batches])
 
 
 @torch.no_grad()

@@ -65,7 +65,7 @@ def noise_error(
         nothing = torch.full_like(family, len(module.tokens) - 1)
         errors["captioned"].append(module.losses(module.ema, z_0, eps, t, family))
         errors["empty"].append(module.losses(module.ema, z_0, eps, t, nothing))
-    return {name: float(torch.cat(parts).mean()) for name, parts in errors.items()}
+    return {f"test_mse_{name}": float(torch.cat(parts).mean()) for name, parts in errors.items()}
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
@@ -47,7 +48,8 @@ def halved(module: Module) -> Module:
     Raises:
         ValueError: A weight does not fit into float16.
     """
-    half = copy.deepcopy(module).cpu().half().to(memory_format=torch.contiguous_format)
+    half = copy.deepcopy(module).cpu().half()
+    half.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for name, weight in half.named_parameters():
         if not torch.isfinite(weight).all():
             raise ValueError(f"{type(module).__name__}.{name} does not fit into float16")
@@ -55,7 +57,13 @@ def halved(module: Module) -> Module:
 
 
 def replace_folder(new: Path, old: Path) -> None:
-    """Puts a finished folder where an older one may stand."""
+    """Puts a finished folder where an older one may stand, readable and without local paths."""
+    for file in new.rglob("*.*"):
+        file.chmod(0o644)  # safetensors writes for the owner alone
+    for file in new.rglob("config.json"):
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2) + "\n")
     if old.exists():
         shutil.rmtree(old)
     os.replace(new, old)
@@ -103,11 +111,23 @@ def export_pipeline(
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     pipeline.save_pretrained(part, max_shard_size=max_shard_size)
+    prefix_text_encoder(part / "text_encoder" / "model.safetensors")
     # The classic four files instead of the one that only newer transformers read.
     shutil.rmtree(part / "tokenizer")
     write_tokenizer(part / "tokenizer")
     replace_folder(part, folder)
     return folder_sizes(folder)
+
+
+def prefix_text_encoder(path: Path) -> None:
+    """Names the text encoder's weights as every published SD does, `text_model.` first.
+
+    Transformers 5 leaves that out and reads both; older versions would silently start from
+    random weights.
+    """
+    prefix = "text_model."
+    weights = {prefix + key.removeprefix(prefix): t for key, t in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def folder_sizes(folder: Path) -> Report:

@@ -37,7 +37,8 @@ class AveragedTraining(LightningModule):
 
     def __init__(self, *, model: nn.Module, optimisation: Optimisation, seed: int) -> None:
         super().__init__()
-        self.model = model.train().to(memory_format=torch.channels_last)
+        self.model = model.train()
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self.optimisation = optimisation
         self.seed = seed
@@ -87,7 +88,8 @@ class AveragedTraining(LightningModule):
     def average(self, step: int) -> None:
         """Averages: ema <- d ema + (1 - d) model, d growing to `ema_decay`; buffers are copied."""
         decay = min(self.optimisation.ema_decay, (1 + step) / (10 + step))
-        ema, model = list(self.ema.parameters()), list(self.model.parameters())
+        ema: list[Tensor] = list(self.ema.parameters())
+        model: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(ema, model, 1 - decay)
         for kept, new in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             kept.copy_(new)
@@ -157,6 +159,11 @@ class UnetTraining(AveragedTraining):
     Attributes:
         latents: Posteriors of the training pictures, on the device.
     """
+
+    model: nn.ModuleDict
+    ema: nn.ModuleDict
+    tokens: Tensor
+    alphas_cumprod: Tensor
 
     def __init__(
         self,

@@ -321,10 +321,8 @@ def export(run: Run, settings: UnetSettings) -> Path:
     )
     run.report("export", {"folder": str(folder), **sizes})
     pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(device)
-    scored = {
-        "text_encoder_weights": count_weights(pipeline.text_encoder),
-        "test_noise_error": exported_noise_error(run, settings, pipeline),
-    }
+    scored = exported_noise_error(run, settings, pipeline)
+    scored["text_encoder_weights"] = count_weights(pipeline.text_encoder)
     run.report("unet", training_report(run, "unet", pipeline.unet, settings) | scored)
     for guidance in settings.grid_guidance:
         save_samples(run, settings, pipeline, guidance)

@@ -20,8 +20,10 @@ FAMILIES: tuple[str, ...] = tuple(family.name for family in REGISTRY)
 # Of a scene's uniform numbers the first say whether and how it is edited, the rest the scene.
 _NUMBERS = 64
 _EDIT_NUMBERS = 8
-# Pictures painted at once; bounds the memory of the largest temporary tensors.
-_CHUNK = 64
+# Pictures painted at once: on a GPU many, to keep it busy within bounded memory; on a CPU few,
+# so that temporary tensors stay small.
+_GPU_CHUNK = 64
+_CPU_CHUNK = 2
 _CHANGE = 2.0 / 255
 _MASK_MARGIN = 0.04
 
@@ -136,11 +138,12 @@ def render_pictures(
     device = torch.device(device)
     indices = [int(index) for index in indices]
     families = torch.tensor([family_of(index) for index in indices], dtype=torch.long)
+    step = _CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK
     pictures = torch.empty(len(indices), 3, size, size, device=device)
     for number in sorted(set(families.tolist())):
         rows = [row for row, index in enumerate(indices) if family_of(index) == number]
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
+        for start in range(0, len(rows), step):
+            chunk = rows[start : start + step]
             chosen = [indices[row] for row in chunk]
             pictures[torch.tensor(chunk, device=device)] = _render_family(
                 REGISTRY[number], split, seed, chosen, size, device

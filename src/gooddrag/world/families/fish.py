@@ -284,8 +284,8 @@ def _paint(p: Parameters, canvas: Canvas) -> None:
     canvas.backdrop(top, bottom, 1.1)
     pen = canvas.pen()
     canvas.glow(0.5 + 0.5 * p["light"], -0.05, 0.75, "#f4fff0", 0.6)
+    shift = 0.25 * p["light"]
     for at in (0.12, 0.38, 0.66):
-        shift = 0.25 * p["light"]
         pen.draw(
             lambda px, py, at=at: (
                 (px - at - 0.15 * p["light"] + shift * py).abs() - 0.05 - 0.05 * py
@@ -344,7 +344,9 @@ def _tilt(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:
 
 
 def _sway(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:
-    return {}, {"weed_turn": p["weed_turn"] + draw.between(0.22, 0.38)}
+    # The weed is short and the fish high up so that it never hides the weed's tip.
+    before = {"weed": draw.between(0.23, 0.28), "y": 0.42 + 0.0 * p["y"]}
+    return before, {"weed_turn": p["weed_turn"] + draw.between(0.28, 0.40)}
 
 
 def _tail(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:

@@ -96,7 +96,7 @@ def _paint_flower(p: Parameters, canvas: Canvas, name: str, colours: tuple) -> N
             leaf_green,
         )
     # A flower that has sunk into the pot shrinks along with its stem.
-    head = p["head"] * (0.45 + size / 0.30).clamp(0, 1)
+    head = p["head"] * (0.35 + size / 0.26).clamp(0, 1)
 
     def blossom(px: Tensor, py: Tensor) -> Tensor:
         return petals(px, py + size, head, 7, p["roundness"])
@@ -183,9 +183,9 @@ def _paint(p: Parameters, canvas: Canvas) -> None:
         lambda px, py: (py - 0.925 - 0.004 * (px * 8).sin()).abs() - 0.008, "#4a2a20", opacity=0.10
     )
     greens = (green, leaf_green)
+    _paint_flower(p, canvas, "middle", (second, heart, *greens))
     _paint_flower(p, canvas, "left", (first, heart, *greens))
     _paint_flower(p, canvas, "right", (third, heart, *greens))
-    _paint_flower(p, canvas, "middle", (second, heart, *greens))
     _paint_pot(p, pen, clay, band)
     _paint_bee(p, canvas)
 
@@ -220,7 +220,7 @@ def _wider(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:
 
 
 def _sink(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:
-    return {"right": draw.between(0.25, 0.27)}, {"right": draw.between(0.045, 0.055)}
+    return {"right": draw.between(0.20, 0.225)}, {"right": 0.0 * p["x"]}
 
 
 def _grow(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:

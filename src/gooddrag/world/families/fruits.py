@@ -45,7 +45,6 @@ def _parameters(draw: Draw) -> Parameters:
         "apple_x": draw.between(0.38, 0.48),
         "apple_y": draw.between(0.84, 0.88),
         "apple": draw.between(0.078, 0.090),
-        "frame": draw.chance(0.5),
     }
 
 
@@ -291,9 +290,11 @@ def _tip_pear(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:
 
 
 def _widen(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:
-    slim, wide = draw.between(0.075, 0.085), draw.between(0.125, 0.15)
+    slim, wide = draw.between(0.075, 0.085), draw.between(0.125, 0.14)
     out = draw.unit() < 0.6
-    return {"vase": slim.where(out, wide)}, {"vase": wide.where(out, slim)}
+    # The pear keeps clear so that it never hides the vase's belly.
+    room = {"vase_x": 0.24 + 0.0 * slim, "pear_x": 0.56 + 0.0 * slim, "apple_x": 0.43 + 0.0 * slim}
+    return room | {"vase": slim.where(out, wide)}, {"vase": wide.where(out, slim)}
 
 
 def _candle(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:

@@ -91,9 +91,9 @@ def _parameters(draw: Draw) -> Parameters:
         "sun_x": 0.5 + 0.30 * light + draw.between(-0.05, 0.05),
         "sun_y": draw.between(0.13, 0.20),
         "sun": draw.between(0.055, 0.080),
-        "cloud_x": 0.5 - 0.27 * light + draw.between(-0.08, 0.08),
+        "cloud_x": 0.5 - 0.34 * light.sign() + draw.between(-0.02, 0.02),
         "cloud_y": draw.between(0.12, 0.22),
-        "cloud": draw.between(0.10, 0.15),
+        "cloud": draw.between(0.10, 0.135),
         "peak_x": draw.between(0.34, 0.50),
         "peak_y": draw.between(0.27, 0.36),
         "peak_width": draw.between(0.34, 0.42),
@@ -111,7 +111,6 @@ def _parameters(draw: Draw) -> Parameters:
         "round": draw.chance(0.5),
         "bush_x": draw.between(0.86, 0.95),
         "bush": draw.between(0.13, 0.18),
-        "path": draw.chance(0.7),
     }
 
 
@@ -297,7 +296,7 @@ def _paint(p: Parameters, canvas: Canvas) -> None:
 def _move_sun(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:
     inward = -(p["sun_x"] - 0.5).sign()
     return {}, {
-        "sun_x": p["sun_x"] + inward * draw.between(0.08, 0.19),
+        "sun_x": p["sun_x"] + inward * draw.between(0.08, 0.14),
         "sun_y": p["sun_y"] + draw.between(-0.04, 0.02),
     }
 

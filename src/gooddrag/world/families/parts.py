@@ -63,7 +63,7 @@ def cloud(pen: Pen, x: Number, y: Number, size: Number, colour: Colour, opacity:
 
 
 def leaf(
-    pen: Pen, frame: Frame, length: Number, width: Number, colour: Colour, shadow: float = 0.12
+    pen: Pen, frame: Frame, length: Tensor, width: Number, colour: Colour, shadow: float = 0.12
 ) -> None:
     """Draws a leaf that grows from the frame's origin along its negative y axis."""
     pen = pen.canvas.pen(frame)
@@ -71,26 +71,35 @@ def leaf(
     def shape(px: Tensor, py: Tensor) -> Tensor:
         return ellipse(px, py + 0.5 * length, width, 0.5 * length)
 
-    cover = pen.draw(shape, colour, ball=(0.0, -0.5 * length, width, 0.6 * length), shadow=shadow)
+    shown = _shown(length)
+    ball = (0.0, -0.5 * length, width, 0.6 * length)
+    cover = pen.draw(shape, colour, ball=ball, shadow=shadow * shown, opacity=shown)
     pen.draw(
         lambda px, py: capsule(px, py, (0.0, -0.05 * length), (0.0, -0.8 * length), 0.0085, 0.005),
         "#f4ffd8",
-        opacity=0.28,
+        opacity=0.28 * shown,
         clip=cover,
     )
 
 
+def _shown(size: Tensor) -> Tensor:
+    """Opacity of a thing of some size: it fades out only when almost nothing is left of it."""
+    return (size / 0.03).clamp(0, 1)
+
+
 def round_tree(
-    pen: Pen, frame: Frame, height: Number, width: Number, colour: Colour, trunk: Colour
+    pen: Pen, frame: Frame, height: Tensor, width: Number, colour: Colour, trunk: Colour
 ) -> None:
     """Draws a tree with a trunk and a crown of three lobes, rooted at the frame's origin."""
     pen = pen.canvas.pen(frame)
+    shown = _shown(height)
     pen.draw(
         lambda px, py: capsule(
             px, py, (0.0, 0.0), (0.0, -0.6 * height), 0.09 * width + 0.008, 0.06 * width + 0.005
         ),
         trunk,
         ball=(0.0, 0.0, 0.05, 1.0),
+        opacity=shown,
     )
 
     def crown(px: Tensor, py: Tensor) -> Tensor:
@@ -100,18 +109,21 @@ def round_tree(
         )
         return smooth_union(low, ellipse(px, py + 0.70 * height, 0.66 * width, 0.30 * height), 0.02)
 
-    pen.draw(crown, colour, ball=(0.0, -0.62 * height, width, 0.42 * height), rim=0.02, shadow=0.12)
+    ball = (0.0, -0.62 * height, width, 0.42 * height)
+    pen.draw(crown, colour, ball=ball, rim=0.02, shadow=0.12 * shown, opacity=shown)
 
 
 def fir_tree(
-    pen: Pen, frame: Frame, height: Number, width: Number, colour: Colour, trunk: Colour
+    pen: Pen, frame: Frame, height: Tensor, width: Number, colour: Colour, trunk: Colour
 ) -> None:
     """Draws a fir of three overlapping tiers, rooted at the frame's origin."""
     pen = pen.canvas.pen(frame)
+    shown = _shown(height)
     pen.draw(
         lambda px, py: capsule(px, py, (0.0, 0.0), (0.0, -0.3 * height), 0.13 * width + 0.004),
         trunk,
         ball=(0.0, 0.0, 0.05, 1.0),
+        opacity=shown,
     )
     for low, high, part in ((0.14, 0.58, 1.0), (0.38, 0.80, 0.78), (0.60, 0.985, 0.56)):
         pen.draw(
@@ -125,5 +137,6 @@ def fir_tree(
             ),
             colour,
             ball=(0.0, -(low + 0.1) * height, width, 0.5 * height),
-            shadow=0.14,
+            shadow=0.14 * shown,
+            opacity=shown,
         )

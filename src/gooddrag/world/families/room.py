@@ -270,7 +270,9 @@ def _move_picture(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:
 
 
 def _move_chair(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:
-    return {}, {"chair_x": p["chair_x"] - draw.between(0.07, 0.13)}
+    # Starting well to the right, the armchair does not slide behind the lamp.
+    start = draw.between(0.57, 0.60)
+    return {"chair_x": start}, {"chair_x": start - draw.between(0.06, 0.10)}
 
 
 def _turn_shade(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:

@@ -34,9 +34,9 @@ def _parameters(draw: Draw) -> Parameters:
         "sun_x": 0.5 + 0.32 * light + draw.between(-0.05, 0.05),
         "sun_y": draw.between(0.14, 0.24),
         "sun": draw.between(0.055, 0.08),
-        "cloud_x": 0.5 - 0.30 * light + draw.between(-0.08, 0.08),
+        "cloud_x": 0.5 - 0.33 * light.sign() + draw.between(-0.03, 0.03),
         "cloud_y": draw.between(0.13, 0.24),
-        "cloud": draw.between(0.09, 0.14),
+        "cloud": draw.between(0.09, 0.13),
         "x": draw.between(0.42, 0.58),
         "y": draw.between(0.71, 0.75),
         "roll": draw.between(-0.08, 0.08),
@@ -168,7 +168,7 @@ def _paint_hull(p: Parameters, pen: Pen, hull: Tensor, stripe: Tensor) -> None:
 def _paint(p: Parameters, canvas: Canvas) -> None:
     top, bottom, far, near, sun, island = pick(p["air"], _AIR)
     hull, stripe, main, fore, flag = pick(p["boat"], _BOAT)
-    canvas.backdrop(top, mix(bottom, bottom, 0.0), 0.6)
+    canvas.backdrop(top, bottom, 0.6)
     pen = canvas.pen()
     x, y, r = p["sun_x"], p["sun_y"], p["sun"]
     canvas.glow(x, y, 4.2 * r, "#fff6d8", 0.75)
@@ -217,8 +217,9 @@ def _paint(p: Parameters, canvas: Canvas) -> None:
 
 def _move_sun(p: Parameters, draw: Draw) -> tuple[Parameters, Parameters]:
     inward = -(p["sun_x"] - 0.5).sign()
-    return {}, {
-        "sun_x": p["sun_x"] + 0.4 * inward * draw.between(0.0, 0.2),
+    # The boat keeps clear so that its sails never hide the sun.
+    return {"x": 0.5 + 0.08 * inward}, {
+        "sun_x": p["sun_x"] + inward * draw.between(-0.02, 0.02),
         "sun_y": p["sun_y"] + draw.between(0.08, 0.15),
     }
 

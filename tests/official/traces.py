@@ -1,0 +1,110 @@
+"""Reading the official code's traces, and running the same edit through `method=gooddrag`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gooddrag import DragSample, Edit, load_method
+from gooddrag.adapt import NoAdapter
+from gooddrag.methods.latent_drag import LatentDrag
+
+PARITY = Path(__file__).parents[3] / "shared" / "parity"
+
+needs_traces = pytest.mark.skipif(
+    not PARITY.is_dir(),
+    reason=f"the official code's traces are not at {PARITY}",
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One recorded edit: arrays and settings."""
+
+    name: str
+    arrays: dict[str, np.ndarray]
+    info: dict[str, Any]
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return torch.from_numpy(self.arrays[key])
+
+    def loop(self, i: int, key: str) -> torch.Tensor:
+        return self[f"drag{i}_{key}"]
+
+    @property
+    def sample(self) -> DragSample:
+        points = self["in_points"].float().reshape(-1, 2)
+        return DragSample(
+            image=self["in_image"].permute(2, 0, 1).double() / 255,
+            mask=self["in_mask"][None].float() / 255,
+            handles=points[0::2],
+            targets=points[1::2],
+            prompt=self.info["prompt"] or "",
+            name=self.name,
+        )
+
+    @property
+    def losses_of_loop(self) -> dict[int, int]:
+        """Gradient steps of each drag loop."""
+        loops, counts = np.unique(self.arrays["ms_i"], return_counts=True)
+        return dict(zip(loops.tolist(), counts.tolist(), strict=True))
+
+
+@cache
+def trace(name: str) -> Trace:
+    with np.load(PARITY / f"{name}.npz") as file:
+        arrays = dict(file)
+    return Trace(name, arrays, json.loads((PARITY / f"{name}.json").read_text()))
+
+
+def overrides_of(settings: dict[str, Any]) -> list[str]:
+    """The trace's settings as overrides of `method=gooddrag`."""
+    operations = settings["track_per_step"]
+    return [
+        f"method.B={operations}",
+        f"method.K={operations * settings['drag_end_step']}",
+        f"method.J={settings['max_drag_per_track']}",
+        f"method.lr={settings['latent_lr']}",
+        f"method.lam={settings['lam']}",
+        f"method.r1={settings['r1']}",
+        f"method.r2={settings['r2']}",
+        f"method.beta={settings['beta']}",
+        f"method.patience={settings['max_track_no_change']}",
+        f"method.steps={settings['n_inference_step']}",
+        f"method.strength={settings['inversion_strength']}",
+    ]
+
+
+@cache
+def method(name: str, dtype: str) -> LatentDrag:
+    """`method=gooddrag` on the traces' pipeline, with the trace's settings."""
+    lora = trace(name).info.get("lora")
+    adapt = ["adapt=file", f"adapt.path={PARITY / 'cat_lora_lora'}"] if lora else ["adapt=none"]
+    made = load_method(
+        "gooddrag",
+        [
+            "backbone=folder",
+            f"backbone.path={PARITY / 'tiny_sd'}",
+            f"backbone.dtype={dtype}",
+            "backbone.device=cpu",
+            *adapt,
+            *overrides_of(trace(name).info["settings"]),
+        ],
+    )
+    assert isinstance(made, LatentDrag)
+    assert bool(lora) != isinstance(made.adapt, NoAdapter)
+    return made
+
+
+@cache
+def edit_of(name: str, dtype: str) -> tuple[Edit, Recorder]:
+    recorder = Recorder()
+    edit = method(name, dtype)([trace(name).sample], callbacks=[recorder])[0]
+    return edit, recorder
