@@ -14,6 +14,8 @@ import torch
 
 from gooddrag import DragSample, Edit, load_method
 from gooddrag.adapt import NoAdapter
+from gooddrag.drag import DragOptimization
+from gooddrag.events import EditCallback
 from gooddrag.methods.latent_drag import LatentDrag
 
 PARITY = Path(__file__).parents[3] / "shared" / "parity"
@@ -103,8 +105,25 @@ def method(name: str, dtype: str) -> LatentDrag:
     return made
 
 
+class Recorder(EditCallback):
+    """Keeps the latents entering and leaving each drag loop."""
+
+    def __init__(self) -> None:
+        self.latents_in: dict[int, torch.Tensor] = {}
+        self.latents_out: dict[int, torch.Tensor] = {}
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if isinstance(pl_module, DragOptimization) and batch_idx == 0:
+            self.latents_in[pl_module.step] = pl_module.z.detach().clone()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if isinstance(pl_module, DragOptimization):
+            self.latents_out[pl_module.step] = pl_module.z.detach().clone()
+
+
 @cache
 def edit_of(name: str, dtype: str) -> tuple[Edit, Recorder]:
+    """The whole edit through `method=gooddrag`, and what was recorded on the way."""
+    editor = method(name, dtype)
     recorder = Recorder()
-    edit = method(name, dtype)([trace(name).sample], callbacks=[recorder])[0]
-    return edit, recorder
+    return editor([trace(name).sample], callbacks=[recorder])[0], recorder
