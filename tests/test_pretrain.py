@@ -55,7 +55,7 @@ TINY = [
     "models.unet.attention_head_dim=[1,1,2,2]",
     *(
         f"{stage}.{setting}"
-        for stage in ("vae", "unet")
+        for stage in ("vae", "unet", "captions")
         for setting in (
             "pictures.count=8",
             "pictures.chunk=4",
@@ -68,9 +68,11 @@ TINY = [
     ),
     "vae.statistics_pictures=8",
     "vae.grid_pictures=2",
-    "unet.grid_columns=1",
-    "unet.grid_steps=2",
-    "unet.grid_guidance=[1.0]",
+    *(
+        f"{stage}.{setting}"
+        for stage in ("unet", "captions")
+        for setting in ("grid_columns=1", "grid_steps=2", "grid_guidance=[1.0]")
+    ),
     "logistics.log_every_steps=1",
 ]
 
@@ -225,7 +227,7 @@ def test_learning_rate_warms_up_stays_and_decays(stage):
 def test_compiling_in_place_leaves_names_and_copies_alone():
     module = VaeTraining(vae=tiny_vae(), settings=instantiate(config().vae), seed=0)
     names = list(module.state_dict())
-    module.compile_model()
+    module.compile_model("default")
     assert list(module.state_dict()) == names
     assert not any("_orig_mod" in name for name in names)
     assert copy.deepcopy(module.model).encoder._compiled_call_impl is None
@@ -263,8 +265,8 @@ def test_slow_renderer_costs_pictures_not_time():
 
 
 def test_export_is_a_plain_stable_diffusion(trained):
-    folder = trained / "mini"
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(trained / "mini")
+    assert pipeline.text_encoder.dtype == pipeline.unet.dtype == pipeline.vae.dtype
     assert pipeline.vae.config.scaling_factor == 0.18215
     assert pipeline.safety_checker is None
     x = 2 * render_pictures("test", 0, range(2), 64)[0] - 1
@@ -290,9 +292,11 @@ def test_exported_text_encoder_reads_back_and_has_the_published_names(trained):
     average = export.part_of(export.averaged_weights(trained / "unet/last.ckpt"), "text_encoder")
     written = load_file(trained / "mini/text_encoder/model.safetensors")
     assert all(key.startswith("text_model.") for key in written)
-    shipped = CLIPTextModel.from_pretrained(trained / "mini/text_encoder", dtype=torch.float32)
-    state = shipped.state_dict()
-    assert all(torch.equal(average[key].half().float(), state[key]) for key in average)
+    assert all(weight.dtype == torch.float32 for weight in written.values())
+    folder = trained / "mini/text_encoder"
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+    state = CLIPTextModel.from_pretrained(folder).state_dict()
+    assert all(torch.equal(average[key], state[key]) for key in average)
 
 
 def test_gradients_are_clipped_once_per_step(tmp_path, monkeypatch):
@@ -372,6 +376,30 @@ def test_warm_start_begins_with_the_exported_weights(trained, tmp_path):
     assert export.weights_key(tmp_path / "vae/model") == export.weights_key(trained / "vae/model")
 
 
+def test_captions_are_taught_and_the_empty_prompt_stays(trained, tmp_path):
+    run(tmp_path, "stage=captions", f"init_from={trained / 'mini'}", "captions.optimisation.lr=0.1")
+    before, after = (
+        StableDiffusionPipeline.from_pretrained(folder / "mini") for folder in (trained, tmp_path)
+    )
+    tokens = parts.tokenise(["", "a disc"])
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    predicted = []
+    with torch.no_grad():
+        for pipeline in (before, after):
+            states = pipeline.text_encoder(tokens)[0]
+            predicted.append([pipeline.unet(z, 900, c[None])[0] for c in states])
+    changes = [(new - old).abs().max() for old, new in zip(*predicted, strict=True)]
+    assert changes[0] < 0.02 * changes[1]
+    torch.testing.assert_close(predicted[0][0], predicted[1][0], atol=3e-3, rtol=0)
+    frozen = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
+    states = before.unet.state_dict(), after.unet.state_dict()
+    assert torch.equal(states[0][frozen], states[1][frozen])
+    scores = json.loads((tmp_path / "report.json").read_text())["captions"]["test_mse_by_timestep"]
+    assert all(len(scores[name]) == 5 for name in ("right", "wrong", "empty"))
+    with pytest.raises(ValueError, match="give init_from"):
+        run(tmp_path / "other", "stage=captions")
+
+
 def test_schedule_can_be_fitted_to_a_time(tmp_path):
     run(tmp_path, "stage=vae", "max_minutes=0.06", "fit_schedule_to_minutes=true",
         "vae.optimisation.max_steps=100000")  # fmt: skip
@@ -410,7 +438,7 @@ def test_shipped_sizes_give_small_shards_that_load(tmp_path):
     data.save_atomically({"state_dict": weights | texts}, checkpoint)
     sizes = export.export_pipeline(
         vae_folder=vae_folder,
-        unet_checkpoint=checkpoint,
+        checkpoint=checkpoint,
         models=models,
         folder=tmp_path / "mini",
         max_shard_size=cfg.logistics.max_shard_size,

@@ -151,10 +151,12 @@ class LoraSettings:
     seed: int
 
     def __post_init__(self) -> None:
-        for name, choices in (("crop", ("once", "each_step", "none")), ("posterior", ("sample", "mean"))):
-            if getattr(self, name) not in choices:
+        options = {"crop": ("once", "each_step", "none"), "posterior": ("sample", "mean")}
+        for name, choices in options.items():
+            found = getattr(self, name)
+            if found not in choices:
                 raise ValueError(
-                    f"adapt.{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}"
+                    f"adapt.{name} must be one of {', '.join(choices)}, found {found!r}"
                 )
         for name in ("rank", "steps", "batch_size"):
             if getattr(self, name) < 1:
@@ -222,9 +224,11 @@ class LoraAdapter:
         start = [initial_adapter(backbone.unet, s.rank, s.targets, g) for g in generators]
         mean, std = self._posterior(backbone, samples, generators)
         with backbone.adapted(start) as weights:
+            for weight in weights.values():
+                weight.requires_grad_()
             module = LoraAdaptation(
                 backbone=backbone,
-                weights=[weight.requires_grad_() for weight in weights.values()],
+                weights=list(weights.values()),
                 mean=mean,
                 std=std if s.posterior == "sample" else torch.zeros_like(std),
                 text=backbone.embed([sample.prompt for sample in samples]),
@@ -307,9 +311,7 @@ def training_crop(
     resized = functional.interpolate(
         image[None], size, mode="bilinear", antialias=True, align_corners=False
     )[0]
-    top, left = (
-        int(torch.randint(extent - side + 1, (), generator=generator)) for extent in size
-    )
+    top, left = (int(torch.randint(extent - side + 1, (), generator=generator)) for extent in size)
     return resized[:, top : top + side, left : left + side]
 
 

@@ -341,9 +341,7 @@ class DragOptimization(LightningModule):
                 self.z.copy_(z)
             self.step += 1
 
-    def _report(
-        self, samples: list[int], losses: list[tuple[Tensor, Tensor]], eps: Latent
-    ) -> None:
+    def _report(self, samples: list[int], losses: list[tuple[Tensor, Tensor]], eps: Latent) -> None:
         """Record the operation for each sample that took part."""
         drag = torch.stack([d for d, _ in losses]).detach().double().T.tolist()
         total = torch.stack([d + m for d, m in losses]).detach().double().T.tolist()

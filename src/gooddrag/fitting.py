@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+
+
+class _Trainer(Trainer):
+    """A Trainer that raises KeyboardInterrupt on Ctrl-C, and does not end the process."""
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's own, which turns Ctrl-C into SystemExit and ignores it from then on."""
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            super().fit(*args, **kwargs)
+        except SystemExit as stop:
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from None
 
 
 def quiet_trainer(
@@ -28,7 +45,7 @@ def quiet_trainer(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Trainer(
+        return _Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=[device.index or 0] if device.type == "cuda" else 1,
             callbacks=list(callbacks),

@@ -7,6 +7,7 @@ tracks. The canvas is the picture as the network sees it, padded or not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -107,9 +108,9 @@ def half_resolution(
 
 
 def latent_mask(
-    mask: Float[Tensor, "b 1 h w"], grid: tuple[int, int], latent: tuple[int, int]
+    mask: Float[Tensor, "b 1 h w"], grid: tuple[int, int], latent: Sequence[int]
 ) -> Float[Tensor, "b 1 lh lw"]:
-    """The mask at latent size: nearest to the grid, then nearest again (pipeline.py:617-622,684)."""
+    """M at latent size: nearest to the grid, then nearest again (pipeline.py:617-622,684)."""
     binary = (mask > 0).to(mask.dtype)
     return functional.interpolate(functional.interpolate(binary, grid, mode="nearest"), latent)
 
@@ -155,11 +156,12 @@ def sample_patches(
     ].permute(0, 3, 1, 2)
     # float32 as in the official code, whose traces in float64 depend on it
     near, far = ((corner + 1 - centres), (centres - corner))
-    patches = sum(
+    parts = (
         row_weight[:, 0, None, None, None] * column_weight[:, 1, None, None, None] * part
         for row_weight, strip in ((near, block[:, :, :-1]), (far, block[:, :, 1:]))
         for column_weight, part in ((near, strip[..., :-1]), (far, strip[..., 1:]))
     )
+    patches = sum(parts, start=next(parts))
     reach = centres[:, :, None] + torch.arange(-radius, radius + 1, device=centres.device)
     limit = torch.tensor(inside, device=centres.device)[None, :, None]
     valid = (reach >= 0) & (reach <= limit - 1)

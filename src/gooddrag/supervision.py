@@ -2,7 +2,8 @@
 
 The information-preserving loss of GoodDrag (arXiv 2404.07206, section 3.3),
 
-    L(z_t^k) = sum_i || F_{Omega(p_i^k + beta d_i^k, r1)}(z_t^k) - sg F_{Omega(p_i^0, r1)}(z_t^0) ||_1
+    L(z_t^k) = sum_i || F_{Omega(p_i^k + beta d_i^k, r1)}(z_t^k)
+                        - sg F_{Omega(p_i^0, r1)}(z_t^0) ||_1
                + lam || (z_{t-1}^k - sg z_{t-1}^0) (1 - M) ||_1,
 
 compares with the ORIGINAL patch of the UNEDITED latent; DragDiffusion's compares with the current

@@ -66,8 +66,6 @@ class PointTracking:
 
     def __post_init__(self) -> None:
         if self.when not in ("stale", "fresh", "before"):
-            raise ValueError(
-                f"tracking.when must be stale, fresh or before, found {self.when!r}"
-            )
+            raise ValueError(f"tracking.when must be stale, fresh or before, found {self.when!r}")
         if self.r2 < 0:
             raise ValueError(f"r2 cannot be negative, found {self.r2}")

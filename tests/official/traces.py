@@ -44,7 +44,7 @@ class Trace:
     def sample(self) -> DragSample:
         points = self["in_points"].float().reshape(-1, 2)
         return DragSample(
-            image=self["in_image"].permute(2, 0, 1).double() / 255,
+            image=self["in_image"].permute(2, 0, 1).float() / 255,
             mask=self["in_mask"][None].float() / 255,
             handles=points[0::2],
             targets=points[1::2],

@@ -1,0 +1,1 @@
+"""Diffusion models that can be dragged with, and the adapters they take."""

@@ -87,7 +87,7 @@ def initial_adapter(
     return adapter
 
 
-def base_layer(unet: UNet2DConditionModel, name: str) -> nn.Module:
+def base_layer(unet: UNet2DConditionModel, name: str) -> nn.Linear:
     """The projection itself, with or without a LoRA layer round it."""
     module = unet.get_submodule(name)
     return module.get_base_layer() if isinstance(module, LoraLayer) else module
@@ -106,9 +106,7 @@ class AdapterBank:
         self.gradient_scale = gradient_scale
         self.modules: list[str] = []
 
-    def install(
-        self, adapters: Sequence[Adapter], dtype: torch.dtype
-    ) -> dict[str, nn.Parameter]:
+    def install(self, adapters: Sequence[Adapter], dtype: torch.dtype) -> dict[str, nn.Parameter]:
         """Let sample i pass through adapter i.
 
         Returns:
@@ -129,13 +127,13 @@ class AdapterBank:
             for part in ("lora_A", "lora_B"):
                 key = f"{name}.{part}.weight"
                 stack = torch.stack([adapter[key] for adapter in adapters])
-                linear = PerSampleLinear(
-                    stack.to(device=device, dtype=dtype), self.gradient_scale
-                )
+                linear = PerSampleLinear(stack.to(device=device, dtype=dtype), self.gradient_scale)
                 getattr(layer, part)["default"] = linear
                 stacks[key] = linear.weight
             _check_shapes(name, layer)
-        self.unet.enable_adapters()
+        self.unet.enable_adapters()  # which asks for gradients
+        for stack in stacks.values():
+            stack.requires_grad_(False)
         return stacks
 
     def disable(self) -> None:
@@ -143,9 +141,14 @@ class AdapterBank:
         if self.modules:
             self.unet.disable_adapters()
 
-    def _wrap(self, names: list[str]) -> None:
+    def unwrap(self) -> None:
+        """Take the LoRA layers out of the UNet altogether."""
         if self.modules:
             self.unet.unload_lora()
+            self.modules = []
+
+    def _wrap(self, names: list[str]) -> None:
+        self.unwrap()
         present = dict(self.unet.named_modules())
         for name in names:
             if name not in present:
@@ -193,7 +196,9 @@ def save_adapter(adapter: Adapter, folder: Path) -> Path:
     config = {"r": rank, "lora_alpha": rank, "target_modules": modules_of(adapter)}
     (folder / "adapter").mkdir(parents=True, exist_ok=True)
     write_atomically(
-        adapter, folder / "adapter" / ADAPTER_FILE, {"format": "pt", METADATA_KEY: json.dumps(config)}
+        adapter,
+        folder / "adapter" / ADAPTER_FILE,
+        {"format": "pt", METADATA_KEY: json.dumps(config)},
     )
     path = folder / ADAPTER_FILE
     write_atomically({f"unet.{key}": w for key, w in adapter.items()}, path, {"format": "pt"})
@@ -268,10 +273,10 @@ def _scales(
     """alpha / rank for each lora_B key; 1 where the file names no alpha, as diffusers has it."""
     config = json.loads(metadata.get(METADATA_KEY, "{}"))
     config = config.get("unet", config)
-    by_module = {
-        key.removeprefix("unet.").split(".processor")[0].rsplit(".alpha", 1)[0]: float(alpha)
-        for key, alpha in alphas.items()
-    }
+    renamed = convert_unet_state_dict_to_peft(
+        {key.removeprefix("unet.").removesuffix(".alpha"): value for key, value in alphas.items()}
+    )
+    by_module = {key.rsplit(".lora_", 1)[0]: float(alpha) for key, alpha in renamed.items()}
     scales = {}
     for name in modules_of(adapter):
         rank = adapter[f"{name}.lora_A.weight"].shape[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +15,7 @@ Adapter = dict[str, Tensor]
 (out, rank), scaled so that their product is added as it is."""
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """A latent diffusion model with frozen weights.
 
@@ -58,8 +59,11 @@ class Backbone(Protocol):
     def mutual_attention(
         self, samples: Bool[Tensor, " n"], start_layer: int
     ) -> AbstractContextManager[None]:
-        """While active, batches hold (unedited, edited) pairs, and the chosen samples' edited
-        latents attend to the unedited ones' keys and values from `start_layer` on."""
+        """While active, edited latents attend to unedited ones' keys and values.
+
+        Batches then hold (unedited, edited) pairs; it concerns the chosen samples' edited latents
+        and the layers from `start_layer` on.
+        """
         ...
 
     def adapted(

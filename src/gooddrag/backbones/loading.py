@@ -87,7 +87,9 @@ def _check_index(path: str, index: dict[str, Any]) -> None:
         )
     for name in COMPONENTS:
         if index.get(name, [None, None])[1] is None:
-            raise ValueError(f"{path} is {kind} without {name}; it needs Stable Diffusion 1.x or 2.x")
+            raise ValueError(
+                f"{path} is {kind} without {name}; it needs Stable Diffusion 1.x or 2.x"
+            )
 
 
 def _load(
@@ -123,8 +125,9 @@ def _check_parts(path: str, parts: dict[str, Any]) -> None:
             f"{vae.latent_channels}; take a plain text-to-image checkpoint"
         )
     if unet.addition_embed_type is not None or unet.class_embed_type is not None:
+        added = unet.addition_embed_type or unet.class_embed_type
         raise ValueError(
-            f"{path} has a UNet with added embeddings ({unet.addition_embed_type or unet.class_embed_type}), "
+            f"{path} has a UNet with added embeddings ({added}), "
             "as SDXL's; only Stable Diffusion 1.x and 2.x can be dragged"
         )
     if unet.cross_attention_dim != parts["text_encoder"].config.hidden_size:
@@ -149,5 +152,6 @@ def fingerprint(*models: torch.nn.Module) -> str:
         for name, tensor in model.state_dict().items():
             data = tensor.detach().contiguous().flatten().view(torch.uint8).to(torch.int64)
             weights = torch.arange(data.numel(), device=data.device) % 65521 + 1
-            parts.append(f"{name}{tuple(tensor.shape)}{int(data.sum())},{int((data * weights).sum())}")
+            sums = f"{int(data.sum())},{int((data * weights).sum())}"
+            parts.append(f"{name}{tuple(tensor.shape)}{sums}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

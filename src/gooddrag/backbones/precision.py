@@ -16,7 +16,7 @@ HALF_GRADIENT_SCALE = 2.0**12
 
 
 def choose_device(device: str) -> torch.device:
-    """ "auto" takes CUDA, then Apple's MPS, then the CPU.
+    """Of "auto": CUDA, then Apple's MPS, then the CPU.
 
     Raises:
         ValueError: the device asked for is not there.
@@ -36,7 +36,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """ "auto" is bfloat16 on CUDA (float16 where the chip has none), float32 elsewhere.
+    """Of "auto": bfloat16 on CUDA (float16 where the chip has none), float32 elsewhere.
 
     Raises:
         ValueError: an unknown precision, or float64 on MPS.
@@ -46,7 +46,9 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if dtype not in DTYPES:
-        raise ValueError(f"backbone.dtype must be auto or one of {', '.join(DTYPES)}, found {dtype!r}")
+        raise ValueError(
+            f"backbone.dtype must be auto or one of {', '.join(DTYPES)}, found {dtype!r}"
+        )
     if device.type == "mps" and dtype == "float64":
         raise ValueError("MPS has no float64: take backbone.device=cpu for it")
     return DTYPES[dtype]
@@ -56,17 +58,15 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     """x itself, with its gradient multiplied on the way back."""
     if factor == 1:
         return x
-    return _ScaleGradient.apply(x, factor)  # type: ignore[no-any-return]
+    return _ScaleGradient.apply(x, factor)
 
 
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, factor: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, factor: float) -> Tensor:
         ctx.factor = factor  # type: ignore[attr-defined]
         return x.view_as(x)
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
-    ) -> tuple[Tensor, None]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.factor, None  # type: ignore[attr-defined]

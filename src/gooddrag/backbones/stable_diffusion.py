@@ -19,6 +19,7 @@ from gooddrag.backbones.precision import (
     scale_gradient,
 )
 
+
 class StableDiffusion:
     """A frozen Stable Diffusion: VAE, text encoder, UNet; adapters and attention on demand.
 
@@ -77,19 +78,23 @@ class StableDiffusion:
                 f"found {feature_block}"
             )
         self.unet.up_blocks[feature_block].register_forward_hook(self._keep_features)
+        self.low_memory = False
         if low_memory:
             self.save_memory()
 
     def save_memory(self) -> None:
         """Trade time for memory: checkpointed gradients, a tiled VAE."""
+        self.low_memory = True
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
         self.unet.enable_gradient_checkpointing()
         self.vae.enable_slicing()
         self.vae.enable_tiling()
 
     def fingerprint(self) -> str:
         """A checksum of the weights that a LoRA is trained against."""
-        with self._bare():
-            return loading.fingerprint(self.unet, self.vae, self.text_encoder)
+        self.adapters.unwrap()
+        return loading.fingerprint(self.unet, self.vae, self.text_encoder)
 
     @torch.no_grad()
     def encode(
@@ -97,7 +102,8 @@ class StableDiffusion:
     ) -> tuple[Float[Tensor, "b c lh lw"], Float[Tensor, "b c lh lw"]]:
         """Mean and standard deviation of the latents' posterior, times the scaling factor."""
         scale = self.vae.config.scaling_factor
-        pixels = images.to(device=self.device, dtype=self.dtype) * 2 - 1
+        # to [-1, 1] before the cast, as the official code (ui_utils.py:190-195)
+        pixels = (images.to(self.device) * 2 - 1).to(self.dtype)
         posterior = self.vae.encode(pixels).latent_dist
         return (
             posterior.mean.to(self.latent_dtype) * scale,
@@ -161,7 +167,9 @@ class StableDiffusion:
             yield
 
     @contextmanager
-    def adapted(self, adapters: Sequence[Adapter] | None) -> Iterator[dict[str, torch.nn.Parameter]]:
+    def adapted(
+        self, adapters: Sequence[Adapter] | None
+    ) -> Iterator[dict[str, torch.nn.Parameter]]:
         """Sample i's latents pass through adapter i; None runs the plain UNet.
 
         Yields:
@@ -174,14 +182,6 @@ class StableDiffusion:
             yield self.adapters.install(adapters, self.latent_dtype)
         finally:
             self.adapters.disable()
-
-    @contextmanager
-    def _bare(self) -> Iterator[None]:
-        """The UNet without any LoRA layers round its projections."""
-        if self.adapters.modules:
-            self.unet.unload_lora()
-            self.adapters.modules = []
-        yield
 
     def _forward(self, z: Tensor, t: int | Tensor, text: Tensor) -> Tensor:
         timestep = torch.as_tensor(t, device=self.device)

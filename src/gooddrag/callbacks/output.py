@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,7 +28,28 @@ NOT_THE_EDIT = ("existing", "output", "cache", "callbacks", "logger", "hydra")
 PROBE_BYTES = 1 << 20
 
 
-def prepare(folder: str | os.PathLike[str], existing: str = "refuse") -> None:
+@contextmanager
+def reserved(
+    folder: str | os.PathLike[str], existing: str = "refuse", owned: Sequence[str] = OWNED
+) -> Iterator[Path]:
+    """`prepare` a folder for the block; if that raises, folders that were made and are empty go.
+
+    Raises:
+        ValueError: see `prepare`.
+    """
+    folder = Path(folder)
+    made = _missing(folder)
+    try:
+        prepare(folder, existing, owned)
+        yield folder
+    except BaseException:
+        _remove_empty(made)
+        raise
+
+
+def prepare(
+    folder: str | os.PathLike[str], existing: str = "refuse", owned: Sequence[str] = OWNED
+) -> None:
     """Make sure that results can be written into a folder, and make it if need be.
 
     Nothing that is in the folder is changed.
@@ -35,6 +57,7 @@ def prepare(folder: str | os.PathLike[str], existing: str = "refuse") -> None:
     Args:
         folder: where the results of one sample go.
         existing: what to do if it holds a result: "refuse", or go on ("overwrite", "resume").
+        owned: the names of files that are a result.
 
     Raises:
         ValueError: it holds a result, is a file, cannot be written, or the disk is full.
@@ -43,7 +66,7 @@ def prepare(folder: str | os.PathLike[str], existing: str = "refuse") -> None:
         raise ValueError(f"existing must be {', '.join(EXISTING)}; found {existing!r}")
     folder = Path(folder)
     try:
-        held = [name for name in OWNED if (folder / name).exists()] if folder.is_dir() else []
+        held = [name for name in owned if (folder / name).exists()] if folder.is_dir() else []
         if held and existing == "refuse":
             raise ValueError(
                 f"{folder} already holds a result ({held[0]}, {_status(folder)}): choose another "
@@ -82,7 +105,17 @@ def done_already(
         for settings in (_plain_config(config), record["config"])
     )
     same = ours == theirs and record.get("sample_sha256") == sample_digest(sample)
-    return same and record.get("status") == "done" and (Path(folder) / "edited.png").exists()
+    return same and is_finished(folder)
+
+
+def is_finished(folder: str | os.PathLike[str]) -> bool:
+    """Whether the folder holds the finished result of any edit."""
+    try:
+        record = read_json(Path(folder) / "record.json")
+    except ValueError:
+        return False
+    done = isinstance(record, dict) and record.get("status") == "done"
+    return done and (Path(folder) / "edited.png").exists()
 
 
 def sample_folders(
@@ -139,14 +172,23 @@ def _status(folder: Path) -> str:
 
 def _try_to_write(folder: Path) -> None:
     """Write a file for real: rights, quotas and full disks show in no other way."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = _missing(folder)
     probe = folder / ".gooddrag_probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(probe, bytes(PROBE_BYTES))
         probe.unlink()
     except OSError:
-        for path in made:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
+        _remove_empty(made)
         raise
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it that do not exist, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for path in folders:
+        with suppress(OSError):  # not empty, or never made
+            path.rmdir()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from gooddrag.callbacks.scalars import edit_summary, interrupted, mean_distance
 from gooddrag.events import PHASES, EditCallback
@@ -27,6 +30,8 @@ LABELS = {
     "denoise": "denoising",
     "decode": "decoding",
 }
+CACHED = "from the cache"
+STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "pad_edge": False}
 
 
 class ProgressBar(EditCallback):
@@ -44,19 +49,19 @@ class ProgressBar(EditCallback):
         self._tasks: dict[str, TaskID] = {}
         self._samples: tuple[DragSample, ...] = ()
         self._distances: dict[int, float] = {}
-        self._steps = 0
+        self._steps: dict[str, int] = {}
 
     def on_edit_start(self, samples: Sequence[DragSample]) -> None:
         """Remember the targets, and start with no bars."""
         self.close()
-        self._samples = tuple(samples)
+        self._samples, self._steps = tuple(samples), {}
         self._distances = {
             i: mean_distance(sample.handles, sample.targets) for i, sample in enumerate(samples)
         }
 
     def on_phase_start(self, phase: str, total: int) -> None:
         """Open a bar."""
-        self._steps = 0
+        self._steps[phase] = 0
         if not self.console.is_terminal:
             return
         self._settle()
@@ -71,7 +76,7 @@ class ProgressBar(EditCallback):
 
     def on_phase_advance(self, phase: str, loss: float | None = None) -> None:
         """Move the phase's bar on."""
-        self._steps += 1
+        self._steps[phase] = self._steps.get(phase, 0) + 1
         if self._progress is None or phase not in self._tasks:
             return
         notes = [] if loss is None else [f"loss {loss:.4g}"]
@@ -89,8 +94,11 @@ class ProgressBar(EditCallback):
         """Freeze the bar's clock, or write the line."""
         if self._progress is not None and phase in self._tasks:
             self._progress.stop_task(self._tasks[phase])
+            if self._cached(phase):
+                self._progress.update(self._tasks[phase], note=CACHED)
         elif not self.console.is_terminal:
-            steps = f"{self._steps} step{'s' * (self._steps != 1)}"
+            count = self._steps.get(phase, 0)
+            steps = CACHED if self._cached(phase) else f"{count} step{'s' * (count != 1)}"
             self._line(f"{LABELS.get(phase, phase)}: {steps}, {seconds:.1f} s")
 
     def on_edit_end(self, samples: Sequence[DragSample], edits: Sequence[Edit]) -> None:
@@ -99,7 +107,8 @@ class ProgressBar(EditCallback):
         self.close()
         if self.summary and edits:
             self.console.print(_edits_table(samples, edits))
-            self.console.print(_seconds_table(edits[0].seconds))
+            notes = {phase: CACHED for phase in edits[0].seconds if self._cached(phase)}
+            self.console.print(_seconds_table(edits[0].seconds, notes))
 
     def on_edit_exception(self, samples: Sequence[DragSample], error: BaseException) -> None:
         """Close the bars where they are, so that the terminal is as it was."""
@@ -113,6 +122,10 @@ class ProgressBar(EditCallback):
             self._progress.stop()
         self._progress = None
         self._tasks = {}
+
+    def _cached(self, phase: str) -> bool:
+        """A LoRA that took no steps was there already."""
+        return phase == "adapt" and self._steps.get(phase) == 0
 
     def _settle(self) -> None:
         """Fill the bars of phases that went well but ended before their largest number of steps."""
@@ -139,7 +152,7 @@ class ProgressBar(EditCallback):
 
 def _edits_table(samples: Sequence[DragSample], edits: Sequence[Edit]) -> Table:
     """How far the handles were and are from their targets."""
-    table = Table(title="pixels from handle to target, mean, as tracked", title_justify="left")
+    table = Table(title="pixels from handle to target, mean, as tracked", **STYLE)
     table.min_width = 52  # the title in one line
     for column in ("sample", "before", "after", "operations", "stopped"):
         table.add_column(column, justify="left" if column in ("sample", "stopped") else "right")
@@ -147,16 +160,18 @@ def _edits_table(samples: Sequence[DragSample], edits: Sequence[Edit]) -> Table:
         found = edit_summary(sample, edit)
         distances = (f"{found[f'distance_{when}']:.1f}" for when in ("before", "after"))
         operations = "-" if found["operations"] is None else str(found["operations"])
-        table.add_row(sample.name, *distances, operations, found["stop"] or "-")
+        table.add_row(Text(sample.name), *distances, operations, found["stop"] or "-")
     return table
 
 
-def _seconds_table(seconds: dict[str, float]) -> Table:
+def _seconds_table(seconds: Mapping[str, float], notes: Mapping[str, str]) -> Table:
     """How long each phase took."""
     order = sorted(seconds, key=lambda phase: (phase not in PHASES, [*PHASES, phase].index(phase)))
-    table = Table(title="seconds", title_justify="left")
+    table = Table(title="seconds", show_header=False, **STYLE)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
     for phase in order:
-        table.add_column(LABELS.get(phase, phase), justify="right")
-    table.add_column("total", justify="right")
-    table.add_row(*(f"{seconds[phase]:.1f}" for phase in order), f"{sum(seconds.values()):.1f}")
+        table.add_row(LABELS.get(phase, phase), f"{seconds[phase]:.1f}", notes.get(phase, ""))
+    table.add_row("total", f"{sum(seconds.values()):.1f}", "")
     return table

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from gooddrag.callbacks.output import prepare, remove_old, sample_digest, sample_folders
@@ -78,13 +79,30 @@ class EditWriter(EditCallback):
             opened.preview = operation.preview or opened.preview
             opened.way.operations.append(replace(operation, preview=None))
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the trackings as well; the list is the fit's own and grows with it."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        ways: Sequence[Trajectory] = getattr(pl_module, "trajectories", ())
+        for opened, way in zip(self._open, ways, strict=False):
+            opened.way.start, opened.way.trackings = way.start, way.trackings
+
     def on_denoise_step(self, sample: int, step: int, preview: Callable[[], Tensor]) -> None:
         """Keep the last preview; it is decoded only if Ctrl-C comes."""
         if self._open:
             self._open[sample].preview = preview
 
     def on_edit_end(self, samples: Sequence[DragSample], edits: Sequence[Edit]) -> None:
-        """Write the results, each record after its files."""
+        """Write the results, each record after its files; a full disk makes the edit a failed one."""
+        try:
+            self._write(edits)
+        except BaseException as error:
+            self.on_edit_exception(samples, error)
+            raise
+        self._open = []
+
+    def _write(self, edits: Sequence[Edit]) -> None:
         for opened, edit in zip(self._open, edits, strict=True):
             write_png(opened.folder / "edited.png", to_uint8(edit.image, self.rounding))
             drawn = to_uint8(before_after(opened.sample, edit))
@@ -93,7 +111,6 @@ class EditWriter(EditCallback):
                 opened.save_way(edit.trajectory, edit.handles)
             opened.record |= edit_summary(opened.sample, edit)
             opened.finish("done")
-        self._open = []
 
     def on_edit_exception(self, samples: Sequence[DragSample], error: BaseException) -> None:
         """Leave what exists; trouble in doing so must not hide the error itself."""

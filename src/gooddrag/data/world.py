@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gooddrag.data.files import write_json
 from gooddrag.data.folder import write_sample
-from gooddrag.data.images import to_uint8, write_png
+from gooddrag.data.images import MIN_SIDE, to_uint8, write_png
 from gooddrag.drawing import overlay
 from gooddrag.types import DragSample
 from gooddrag.world import SPLITS, WorldEdit, render_edit
@@ -51,7 +51,7 @@ def write_world(
     indices: Iterable[int],
     size: int,
     sheet: bool,
-    overwrite: bool,
+    existing: str,
 ) -> None:
     """Render samples to folders in Drag100 form, each with truth.png and truth.json.
 
@@ -59,17 +59,27 @@ def write_world(
         folder: one folder per sample goes below it, named as the sample.
         split, seed, indices, size: which, and how large in pixels.
         sheet: also write sheet.png, source with points beside truth.
-        overwrite: replace samples that are there.
+        existing: samples that are there are a reason to "refuse" before any is written, or
+            replaced ("overwrite"; "resume" likewise, since rendering gives the same again).
 
     Raises:
-        ValueError: an unknown split, a negative index, or a folder that holds a sample.
+        ValueError: an unknown split, a negative index, no samples at all, or a folder that
+            holds one.
     """
-    panels = []
+    indices = list(indices)
+    if not indices or size < MIN_SIDE:
+        raise ValueError(
+            f"count must be at least 1 and size at least {MIN_SIDE}; found {len(indices)}, {size}"
+        )
     for index in indices:
         _check(split, index)
+    if existing == "refuse":
+        _refuse_existing(folder, split, seed, indices)
+    panels = []
+    for index in indices:
         edit = render_edit(split, seed, index, size=size)
         target = folder / edit.name
-        write_sample(to_sample(edit), target, overwrite=overwrite)
+        write_sample(to_sample(edit), target, overwrite=existing != "refuse")
         write_png(target / "truth.png", to_uint8(edit.truth, "nearest"))
         write_json(
             target / "truth.json",
@@ -108,6 +118,14 @@ def contact_sheet(
         left = gap + (i % columns) * (width + gap)
         sheet[:, top : top + height, left : left + width] = picture
     return sheet
+
+
+def _refuse_existing(folder: Path, split: str, seed: int, indices: Iterable[int]) -> None:
+    for index in indices:
+        for path in folder.glob(f"{split}_{seed}_{index:05d}_*"):
+            raise ValueError(
+                f"{path} exists already: choose another output folder, or existing=overwrite"
+            )
 
 
 def _check(split: str, index: int) -> None:

@@ -1,0 +1,1 @@
+"""Ways to perform drags: samples in, edits out."""

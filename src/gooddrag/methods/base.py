@@ -13,7 +13,11 @@ class Method(Protocol):
     """A way to perform drags. Methods never see metrics."""
 
     def __call__(
-        self, samples: Sequence[DragSample], *, seed: int = 0, callbacks: Sequence[EditCallback] = ()
+        self,
+        samples: Sequence[DragSample],
+        *,
+        seed: int = 0,
+        callbacks: Sequence[EditCallback] = (),
     ) -> list[Edit]:
         """Edit a batch of samples whose pictures have one size, in order."""
         ...

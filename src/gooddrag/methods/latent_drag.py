@@ -79,7 +79,11 @@ class LatentDrag:
             )
 
     def __call__(
-        self, samples: Sequence[DragSample], *, seed: int = 0, callbacks: Sequence[EditCallback] = ()
+        self,
+        samples: Sequence[DragSample],
+        *,
+        seed: int = 0,
+        callbacks: Sequence[EditCallback] = (),
     ) -> list[Edit]:
         """Edit a batch of pictures of one size; one edit is a batch of one.
 
@@ -95,14 +99,25 @@ class LatentDrag:
             ValueError: pictures of different sizes.
         """
         phases = Phases(callbacks)
-        phases.tell("on_edit_start", samples)
         try:
-            edits = self._edit(samples, phases)
+            phases.tell("on_edit_start", samples)
+            edits = self._edit_within_memory(samples, phases)
         except BaseException as error:
             phases.tell("on_edit_exception", samples, error)
             raise
         phases.tell("on_edit_end", samples, edits)
         return edits
+
+    def _edit_within_memory(self, samples: Sequence[DragSample], phases: Phases) -> list[Edit]:
+        """Edit; when the device runs out of memory, once more with the low-memory setting."""
+        try:
+            return self._edit(samples, phases)
+        except torch.OutOfMemoryError:
+            if self.backbone.low_memory:
+                raise
+        self.backbone.save_memory()
+        phases.seconds.clear()
+        return self._edit(samples, phases)
 
     def _edit(self, samples: Sequence[DragSample], phases: Phases) -> list[Edit]:
         """The method's table of contents."""

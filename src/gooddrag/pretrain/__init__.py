@@ -1,8 +1,9 @@
 """The training of the embedded miniature Stable Diffusion."""
 
-from gooddrag.pretrain.modules import UnetTraining, VaeTraining
+from gooddrag.pretrain.modules import CaptionTraining, UnetTraining, VaeTraining
 from gooddrag.pretrain.parts import make_text_encoder, make_tokenizer
 from gooddrag.pretrain.settings import (
+    CaptionSettings,
     Logistics,
     Machine,
     ModelFactories,
@@ -15,6 +16,8 @@ from gooddrag.pretrain.settings import (
 from gooddrag.pretrain.stages import pretrain
 
 __all__ = [
+    "CaptionSettings",
+    "CaptionTraining",
     "Logistics",
     "Machine",
     "ModelFactories",

@@ -69,6 +69,43 @@ def noise_error(
 
 
 @torch.no_grad()
+def caption_errors(
+    module: UnetTraining,
+    latents: Posteriors,
+    families: Tensor,
+    *,
+    timesteps: Sequence[int],
+    chunk: int,
+    seed: int,
+) -> dict[str, list[float]]:
+    """eps-error of the averaged weights at fixed noise levels: right, wrong and empty captions.
+
+    A wrong caption is that of the next family.
+    """
+    empty = len(module.tokens) - 1
+    captions = {
+        "right": families,
+        "wrong": (families + 1) % empty,
+        "empty": torch.full_like(families, empty),
+    }
+    z_0 = module.scaling_factor * latents.mean
+    generator = torch.Generator(z_0.device).manual_seed(seed)
+    eps = torch.randn(z_0.shape, generator=generator, device=z_0.device)
+    result: dict[str, list[float]] = {"timesteps": list(timesteps)}
+    for name, numbers in captions.items():
+        result[name] = []
+        for t in timesteps:
+            parts = [
+                module.losses(module.ema, z, e, torch.full_like(c, t), c)
+                for z, e, c in zip(
+                    z_0.split(chunk), eps.split(chunk), numbers.split(chunk), strict=True
+                )
+            ]
+            result[name].append(float(torch.cat(parts).mean()))
+    return result
+
+
+@torch.no_grad()
 def sample_rows(
     pipeline: StableDiffusionPipeline,
     prompts: Sequence[str],

@@ -88,19 +88,24 @@ def weights_key(folder: Path) -> str:
 def export_pipeline(
     *,
     vae_folder: Path,
-    unet_checkpoint: Path,
+    checkpoint: Path,
     models: ModelFactories,
     folder: Path,
     max_shard_size: str,
 ) -> Report:
-    """Writes the whole Stable Diffusion, in float16 shards, and tells the sizes in MB."""
-    weights = averaged_weights(unet_checkpoint)
+    """Writes the whole Stable Diffusion, in float16 shards, and tells the sizes in MB.
+
+    Only the text encoder is float32.
+    """
+    weights = averaged_weights(checkpoint)
     unet, text_encoder = models.unet(), models.text_encoder()
     unet.load_state_dict(part_of(weights, "unet"))
     text_encoder.load_state_dict(part_of(weights, "text_encoder"))
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float16),
-        text_encoder=halved(text_encoder),
+        # Transformers loads in the stored precision, diffusers in float32: a float16 text encoder
+        # would not fit to the rest of a pipeline that is loaded without arguments.
+        text_encoder=text_encoder.float().cpu(),
         tokenizer=make_tokenizer(),
         unet=halved(unet),
         scheduler=models.scheduler(),

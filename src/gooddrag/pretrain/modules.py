@@ -1,4 +1,4 @@
-"""The two LightningModules that train the embedded model."""
+"""The LightningModules that train the embedded model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from transformers import CLIPTextModel
 
 from gooddrag.pretrain.data import LatentSet, to_model_range
 from gooddrag.pretrain.parts import decode, encode_moments
-from gooddrag.pretrain.settings import Optimisation, UnetSettings, VaeSettings
+from gooddrag.pretrain.settings import CaptionSettings, Optimisation, UnetSettings, VaeSettings
+
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 
 
 class Endless:
@@ -44,6 +46,13 @@ class AveragedTraining(LightningModule):
         self.seed = seed
         # Steps of the schedule per step made: below or above 1 when it is fitted to a time.
         self.stretch = 1.0
+        self.compile_mode: str | None = None
+
+    def on_train_batch_start(self, batch: int, batch_idx: int) -> None:
+        """Lets go of the last step's gradients where they lie in a CUDA graph's memory."""
+        if self.compile_mode in CUDA_GRAPH_MODES:
+            self.zero_grad(set_to_none=True)
+            torch.compiler.cudagraph_mark_step_begin()
 
     def generator(self) -> torch.Generator:
         """Gives the randomness of this step."""
@@ -63,12 +72,16 @@ class AveragedTraining(LightningModule):
         """Gives a fused AdamW."""
         o = self.optimisation
         return torch.optim.AdamW(
-            self.model.parameters(),
+            self.weight_groups(),
             lr=o.lr,
             betas=(o.betas[0], o.betas[1]),
             weight_decay=o.weight_decay,
             fused=True,
         )
+
+    def weight_groups(self) -> list[dict[str, Any]]:
+        """Groups the trained weights; `lr_factor` of a group scales its learning rate."""
+        return [{"params": list(self.model.parameters()), "lr_factor": 1.0}]
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         """Clips by hand: Lightning refuses to clip for a fused optimiser under mixed precision."""
@@ -80,9 +93,13 @@ class AveragedTraining(LightningModule):
         """Steps and averages in one place, before any callback can write a checkpoint."""
         step = self.global_step
         for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = group["lr_factor"] * self.learning_rate(step)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.constrain()
         self.average(step)
+
+    def constrain(self) -> None:
+        """Puts the weights back where they may be, after each step; here they may be anywhere."""
 
     @torch.no_grad()
     def average(self, step: int) -> None:
@@ -94,8 +111,18 @@ class AveragedTraining(LightningModule):
         for kept, new in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             kept.copy_(new)
 
-    def compile_model(self) -> None:
-        """Compiles in place (`Module.compile`), which leaves the names of the weights alone."""
+    def compile_model(self, mode: str) -> None:
+        """Compiles in place (`Module.compile`), which leaves the names of the weights alone.
+
+        Args:
+            mode: torch.compile's own word; each part is compiled for one shape.
+        """
+        self.compile_mode = mode
+        for part in self.compiled_parts():
+            part.compile(dynamic=False, mode=mode)
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """Lists what is worth compiling."""
         raise NotImplementedError
 
 
@@ -114,10 +141,9 @@ class VaeTraining(AveragedTraining):
         self.settings = settings
         self.pictures = torch.empty(0, dtype=torch.uint8)
 
-    def compile_model(self) -> None:
-        """Compiles encoder and decoder, each for the one shape that training uses."""
-        self.model.encoder.compile(dynamic=False)
-        self.model.decoder.compile(dynamic=False)
+    def compiled_parts(self) -> list[nn.Module]:
+        """Gives encoder and decoder."""
+        return [self.model.encoder, self.model.decoder]
 
     def training_step(self, batch: int, batch_idx: int) -> dict[str, Tensor]:
         """Reconstructs a random batch through a sampled latent."""
@@ -187,9 +213,26 @@ class UnetTraining(AveragedTraining):
         self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
         self.latents: LatentSet | None = None
 
-    def compile_model(self) -> None:
-        """Compiles the UNet alone: the text encoder sees a handful of captions per step."""
-        self.model["unet"].compile(dynamic=False)
+    def weight_groups(self) -> list[dict[str, Any]]:
+        """Trains the text encoder slower and without weight decay.
+
+        Captions tell little about the noise but at the highest levels, so that the text encoder
+        sees hardly any gradient but the one that all captions share. At the UNet's own rate Adam
+        follows that one until the states of all captions are the same.
+        """
+        slow = self.settings.text_encoder_lr_factor
+        return [
+            {"params": list(self.model["unet"].parameters()), "lr_factor": 1.0},
+            {
+                "params": list(self.model["text_encoder"].parameters()),
+                "lr_factor": slow,
+                "weight_decay": 0.0,
+            },
+        ]
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """Gives the UNet alone: the text encoder sees a handful of captions per step."""
+        return [self.model["unet"]]
 
     def training_step(self, batch: int, batch_idx: int) -> dict[str, Tensor]:
         """Predicts the noise of a random batch of noised latents."""
@@ -201,16 +244,28 @@ class UnetTraining(AveragedTraining):
         mean, std = self.latents.mean[rows].float(), self.latents.std[rows].float()
         draw = torch.randn((2, *mean.shape), generator=generator, device=self.device)
         z_0, eps = self.scaling_factor * (mean + std * draw[0]), draw[1]
-        t = torch.randint(len(self.alphas_cumprod), size, generator=generator, device=self.device)
+        t = self.draw_timesteps(generator)
         empty = torch.rand(size, generator=generator, device=self.device)
         captions = self.latents.families[rows].masked_fill(
             empty < self.settings.empty_prompt_fraction, len(self.tokens) - 1
         )
         losses = self.losses(self.model, z_0, eps, t, captions)
+        return {"loss": (self.weights(t) * losses).mean(), "mse": losses.mean().detach()}
+
+    def draw_timesteps(self, generator: torch.Generator) -> Tensor:
+        """Draws this step's noise levels, [B]."""
+        return torch.randint(
+            len(self.alphas_cumprod),
+            (self.optimisation.batch_size,),
+            generator=generator,
+            device=self.device,
+        )
+
+    def weights(self, t: Tensor) -> Tensor:
+        """min-SNR weights of the eps-loss, [B]."""
         alpha = self.alphas_cumprod[t]
         snr = alpha / (1 - alpha)
-        weights = snr.clamp(max=self.settings.min_snr) / snr
-        return {"loss": (weights * losses).mean(), "mse": losses.mean().detach()}
+        return snr.clamp(max=self.settings.min_snr) / snr
 
     def losses(
         self, model: nn.ModuleDict, z_0: Tensor, eps: Tensor, t: Tensor, captions: Tensor
@@ -241,3 +296,94 @@ class UnetTraining(AveragedTraining):
                 "the UNet's checkpoint belongs to another autoencoder than the one in vae/model: "
                 "restore that one, or start the UNet anew in another output folder"
             )
+
+
+class CaptionTraining(UnetTraining):
+    """Teaches a trained UNet its captions and leaves the empty prompt as it is, by construction.
+
+    Trained are the embeddings of the tokens that the empty prompt does not have, drawn anew, and
+    the cross-attention's to_k and to_v, whose changes are kept orthogonal to the main directions of
+    the empty prompt's states: what the UNet makes of the empty prompt cannot move but by what
+    these states have outside of those directions.
+    """
+
+    directions: Tensor
+    fixed_tokens: Tensor
+    fixed_embeddings: Tensor
+
+    def __init__(
+        self,
+        *,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        tokens: Tensor,
+        alphas_cumprod: Tensor,
+        scaling_factor: float,
+        vae_key: str,
+        settings: CaptionSettings,
+        seed: int,
+    ) -> None:
+        """Redraws the embeddings and freezes all else; see `UnetTraining`."""
+        text_encoder.requires_grad_(False)
+        unet.requires_grad_(False)
+        empty = tokens[-1].unique()
+        with torch.no_grad():
+            states = text_encoder.eval()(tokens[-1:])[0][0]
+            directions = torch.linalg.svd(states.double())[2][: settings.protected_directions]
+            embeddings = text_encoder.get_input_embeddings().weight
+            kept = embeddings[empty].clone()
+            embeddings.normal_(std=settings.embedding_std)
+            embeddings[empty] = kept
+        super().__init__(
+            unet=unet,
+            text_encoder=text_encoder,
+            tokens=tokens,
+            alphas_cumprod=alphas_cumprod,
+            scaling_factor=scaling_factor,
+            vae_key=vae_key,
+            settings=settings,
+            seed=seed,
+        )
+        self.settings: CaptionSettings = settings
+        self.register_buffer("directions", directions.float(), persistent=False)
+        self.register_buffer("fixed_tokens", empty, persistent=False)
+        self.register_buffer("fixed_embeddings", kept, persistent=False)
+        self.maps = [
+            weight.requires_grad_()
+            for name, weight in self.model["unet"].named_parameters()
+            if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+        ]
+        self.embeddings().requires_grad_()
+        # What the maps make of the protected directions, and go on making of them.
+        for number, weight in enumerate(self.maps):
+            kept = weight.detach() @ self.directions.T
+            self.register_buffer(f"kept_{number}", kept, persistent=False)
+
+    def embeddings(self) -> nn.Parameter:
+        """Gives the token embeddings, [tokens, hidden]."""
+        weight: nn.Parameter = self.model["text_encoder"].get_input_embeddings().weight
+        return weight
+
+    def weight_groups(self) -> list[dict[str, Any]]:
+        """Gives the embeddings and the maps of the captions' states."""
+        return [{"params": [self.embeddings(), *self.maps], "lr_factor": 1.0}]
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Takes the changes along the protected directions back."""
+        for number, weight in enumerate(self.maps):
+            moved = weight @ self.directions.T - self.get_buffer(f"kept_{number}")
+            weight -= moved @ self.directions
+        self.embeddings()[self.fixed_tokens] = self.fixed_embeddings
+
+    def draw_timesteps(self, generator: torch.Generator) -> Tensor:
+        """Draws most noise levels from `high_noise_from` on, where captions tell something."""
+        t = super().draw_timesteps(generator)
+        s, count = self.settings, len(self.alphas_cumprod)
+        high = torch.rand(t.shape, generator=generator, device=self.device) < s.high_noise_fraction
+        start = s.high_noise_from
+        return torch.where(high, start + t * (count - start) // count, t)
+
+    def weights(self, t: Tensor) -> Tensor:
+        """1 / a_t: errors of v instead of those of eps, which vanish at high noise, [B]."""
+        return 1 / self.alphas_cumprod[t]

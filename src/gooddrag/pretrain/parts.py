@@ -79,10 +79,16 @@ def tokenise(captions: list[str]) -> Tensor:
     return tokens.input_ids
 
 
-def make_text_encoder(*, hidden_size: int, layers: int, heads: int, inner: int) -> CLIPTextModel:
-    """Makes a tiny CLIP text encoder over the byte-level vocabulary."""
+def make_text_encoder(
+    *, hidden_size: int, layers: int, heads: int, inner: int, embedding_std: float
+) -> CLIPTextModel:
+    """Makes a tiny CLIP text encoder over the byte-level vocabulary.
+
+    CLIP's own embeddings have std 0.02, and what all captions share soon outgrows them in the
+    sum that the layers write to; `embedding_std` of 1 keeps the letters heard.
+    """
     numbers = vocabulary()
-    return CLIPTextModel(
+    model = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(numbers),
             hidden_size=hidden_size,
@@ -96,6 +102,8 @@ def make_text_encoder(*, hidden_size: int, layers: int, heads: int, inner: int) 
             pad_token_id=numbers[END],
         )
     )
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=embedding_std)
+    return model
 
 
 def encode_moments(vae: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,12 +101,24 @@ class UnetSettings:
 
     pictures: Pictures
     optimisation: Optimisation
+    text_encoder_lr_factor: float
     min_snr: float
     empty_prompt_fraction: float
     score_pictures: int
+    score_timesteps: Sequence[int]
     grid_columns: int
     grid_steps: int
     grid_guidance: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSettings(UnetSettings):
+    """The captions' stage, which leaves the empty prompt alone."""
+
+    embedding_std: float
+    protected_directions: int
+    high_noise_from: int
+    high_noise_fraction: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +139,7 @@ class Machine:
     device: str
     precision: str
     compile: bool
+    compile_mode: str
     picture_size: int
 
     def torch_device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""The three stages of `gooddrag pretrain`: vae, unet, export."""
+"""The stages of `gooddrag pretrain`: vae, unet, captions, export."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from gooddrag.pretrain.data import (
     say,
 )
 from gooddrag.pretrain.evaluate import (
+    caption_errors,
     encode_posteriors,
     latent_statistics,
     noise_error,
@@ -41,9 +42,16 @@ from gooddrag.pretrain.export import (
     warm_started,
     weights_key,
 )
-from gooddrag.pretrain.modules import AveragedTraining, Endless, UnetTraining, VaeTraining
+from gooddrag.pretrain.modules import (
+    AveragedTraining,
+    CaptionTraining,
+    Endless,
+    UnetTraining,
+    VaeTraining,
+)
 from gooddrag.pretrain.parts import standardise, tokenise
 from gooddrag.pretrain.settings import (
+    CaptionSettings,
     Logistics,
     Machine,
     ModelFactories,
@@ -98,13 +106,15 @@ def pretrain(
     models: ModelFactories,
     vae: VaeSettings,
     unet: UnetSettings,
+    captions: CaptionSettings,
     logistics: Logistics,
 ) -> Path:
     """Trains or exports the embedded model.
 
     Args:
-        stage: 'vae', 'unet' (which ends with the export) or 'export'.
-        output: Folder of all stages: vae/, unet/, mini/ (the model) and report.json.
+        stage: 'vae', 'unet' or 'captions' (which end with the export), or 'export', which exports
+            the last stage that was trained.
+        output: Folder of all stages: vae/, unet/, captions/, mini/ (the model) and report.json.
         resume: Go on from the stage's last.ckpt.
         max_minutes: Training stops this long after the call; None for no limit.
         fit_schedule_to_minutes: Stretch or shrink the schedule so that it ends at max_minutes.
@@ -115,6 +125,7 @@ def pretrain(
         models: Makers of the parts.
         vae: Settings of the first stage.
         unet: Settings of the second stage.
+        captions: Settings of the third stage, which starts from an exported model.
         logistics: Printing, logging, saving.
 
     Returns:
@@ -145,11 +156,17 @@ def pretrain(
     if stage == "vae":
         return train_vae(run, vae)
     if stage == "unet":
-        return train_unet(run, vae, unet)
+        return train_unet(run, "unet", vae, unet)
+    if stage == "captions":
+        if run.init_from is None:
+            raise ValueError("stage=captions starts from an exported model: give init_from=DIR")
+        return train_unet(run, "captions", vae, captions)
     if stage == "export":
         finished_vae(run, vae)
-        return export(run, unet)
-    raise ValueError(f"stage is {stage!r}: give 'vae', 'unet' or 'export'")
+        if run.checkpoint("captions").exists():
+            return export(run, "captions", captions)
+        return export(run, "unet", unet)
+    raise ValueError(f"stage is {stage!r}: give 'vae', 'unet', 'captions' or 'export'")
 
 
 def train_vae(run: Run, settings: VaeSettings) -> Path:
@@ -162,27 +179,28 @@ def train_vae(run: Run, settings: VaeSettings) -> Path:
     return finish_vae(run, settings)
 
 
-def train_unet(run: Run, vae_settings: VaeSettings, settings: UnetSettings) -> Path:
+def train_unet(run: Run, stage: str, vae_settings: VaeSettings, settings: UnetSettings) -> Path:
     """Trains UNet and text encoder on the finished autoencoder's latents, then exports."""
-    check_checkpoint(run, "unet")
+    check_checkpoint(run, stage)
     vae = finished_vae(run, vae_settings)
     module = unet_module(run, settings, vae)
     module.latents = cached_latents(
-        run.output / "unet" / "latents.pt",
+        run.output / stage / "latents.pt",
         vae,
         run.world,
         settings.pictures,
         run.machine,
         weights_key(run.vae_folder),
     )
-    fit(run, "unet", module)
+    fit(run, stage, module)
     module.latents = None
-    return export(run, settings)
+    return export(run, stage, settings)
 
 
 def unet_module(run: Run, settings: UnetSettings, vae: AutoencoderKL) -> UnetTraining:
-    """Makes the module that trains the UNet."""
-    return UnetTraining(
+    """Makes the module that trains the UNet, or only its captions."""
+    kind: Any = CaptionTraining if isinstance(settings, CaptionSettings) else UnetTraining
+    return kind(  # type: ignore[no-any-return]
         unet=run.models.unet(),
         text_encoder=run.models.text_encoder(),
         tokens=tokenise(prompts(run.world)),
@@ -216,7 +234,7 @@ def fit(run: Run, stage: str, module: AveragedTraining) -> None:
     count = sum(weight.numel() for weight in module.model.parameters())
     say(f"{stage}: {count / 1e6:.2f} M weights on {device_name(device)}, {machine.precision}")
     if machine.compiles():
-        module.compile_model()
+        module.compile_model(machine.compile_mode)
     o = module.optimisation
     trainer = Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
@@ -309,12 +327,12 @@ def held_out_pictures(run: Run, settings: VaeSettings | UnetSettings) -> tuple[T
     )
 
 
-def export(run: Run, settings: UnetSettings) -> Path:
+def export(run: Run, stage: str, settings: UnetSettings) -> Path:
     """Writes the whole model to mini/, then scores and samples what was written."""
     folder, device = run.output / "mini", run.machine.torch_device()
     sizes = export_pipeline(
         vae_folder=run.vae_folder,
-        unet_checkpoint=run.checkpoint("unet"),
+        checkpoint=run.checkpoint(stage),
         models=run.models,
         folder=folder,
         max_shard_size=run.logistics.max_shard_size,
@@ -323,14 +341,14 @@ def export(run: Run, settings: UnetSettings) -> Path:
     pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(device)
     scored = exported_noise_error(run, settings, pipeline)
     scored["text_encoder_weights"] = count_weights(pipeline.text_encoder)
-    run.report("unet", training_report(run, "unet", pipeline.unet, settings) | scored)
+    run.report(stage, training_report(run, stage, pipeline.unet, settings) | scored)
     for guidance in settings.grid_guidance:
-        save_samples(run, settings, pipeline, guidance)
+        save_samples(run, stage, settings, pipeline, guidance)
     return folder
 
 
 def save_samples(
-    run: Run, settings: UnetSettings, pipeline: StableDiffusionPipeline, guidance: float
+    run: Run, stage: str, settings: UnetSettings, pipeline: StableDiffusionPipeline, guidance: float
 ) -> None:
     """Draws a row of samples per caption, and one of the empty prompt."""
     rows = sample_rows(
@@ -342,14 +360,14 @@ def save_samples(
         size=run.machine.picture_size,
         seed=run.seed,
     )
-    path = run.output / "unet" / f"samples_guidance_{guidance:g}.png"
+    path = run.output / stage / f"samples_guidance_{guidance:g}.png"
     save_grid(path, rows, prompts(run.world))
     say(f"wrote {path}")
 
 
 def exported_noise_error(
     run: Run, settings: UnetSettings, pipeline: StableDiffusionPipeline
-) -> dict[str, float]:
+) -> Report:
     """Scores the exported UNet on the test split."""
     chunk = run.logistics.score_chunk
     pictures, families = held_out_pictures(run, settings)
@@ -358,7 +376,16 @@ def exported_noise_error(
     module.ema["unet"].load_state_dict(pipeline.unet.state_dict())
     module.ema["text_encoder"].load_state_dict(pipeline.text_encoder.state_dict())
     module.to(run.machine.torch_device()).eval()
-    return noise_error(module, latents, families, chunk=chunk, seed=run.seed)
+    by_level = caption_errors(
+        module,
+        latents,
+        families,
+        timesteps=settings.score_timesteps,
+        chunk=chunk,
+        seed=run.seed,
+    )
+    error = noise_error(module, latents, families, chunk=chunk, seed=run.seed)
+    return {**error, "test_mse_by_timestep": by_level}
 
 
 def training_report(

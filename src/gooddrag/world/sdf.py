@@ -106,16 +106,15 @@ def triangle(
     corner: Number = 0.0,
 ) -> Tensor:
     """Triangle of any orientation, grown and rounded by `corner`."""
-    nearest = None
-    sides = []
+    sides, distances = [], []
     for start, end in ((a, b), (b, c), (c, a)):
         along_x, along_y = _tensor(end[0] - start[0], x), _tensor(end[1] - start[1], x)
         from_x, from_y = x - start[0], y - start[1]
         square = along_x * along_x + along_y * along_y + _TINY * _TINY
         position = ((from_x * along_x + from_y * along_y) / square).clamp(0, 1)
-        distance = length(from_x - position * along_x, from_y - position * along_y)
-        nearest = distance if nearest is None else torch.minimum(nearest, distance)
+        distances.append(length(from_x - position * along_x, from_y - position * along_y))
         sides.append(from_x * along_y - from_y * along_x)
+    nearest = torch.minimum(torch.minimum(distances[0], distances[1]), distances[2])
     low = torch.minimum(torch.minimum(sides[0], sides[1]), sides[2])
     high = torch.maximum(torch.maximum(sides[0], sides[1]), sides[2])
     # A triangle shrunk to a point has an inside nowhere, yet all its sides are zero.

@@ -139,8 +139,8 @@ def _points(p: Parameters) -> dict[str, Point]:
 
 
 def _paint_peaks(p: Parameters, pen: Pen, far: Tensor, near: Tensor, snow: Tensor) -> None:
-    for x, y, wide in ((0.12, 0.44, 0.26), (0.62, 0.40, 0.28), (0.97, 0.43, 0.24)):
-        x = x + p["far"]
+    for centre, y, wide in ((0.12, 0.44, 0.26), (0.62, 0.40, 0.28), (0.97, 0.43, 0.24)):
+        x = centre + p["far"]
         pen.draw(
             lambda px, py, x=x, y=y, wide=wide: triangle(
                 px, py, (x - wide, 0.80), (x + wide, 0.80), (x, y), 0.012
@@ -148,11 +148,9 @@ def _paint_peaks(p: Parameters, pen: Pen, far: Tensor, near: Tensor, snow: Tenso
             mix(far, snow, 0.18),
             opacity=0.85,
         )
-    for x, y, wide, tone in (
-        (p["second_x"], p["second_y"], 0.30, 0.25),
-        (p["peak_x"], p["peak_y"], p["peak_width"], 0.0),
-    ):
-        _paint_peak(p, pen, (x, y, wide), mix(near, far, tone), snow)
+    _paint_peak(p, pen, (p["second_x"], p["second_y"], 0.30), mix(near, far, 0.25), snow)
+    peak = (p["peak_x"], p["peak_y"], p["peak_width"])
+    _paint_peak(p, pen, peak, mix(near, far, 0.0), snow)
 
 
 def _paint_peak(p: Parameters, pen: Pen, place: tuple, colour: Tensor, snow: Tensor) -> None:

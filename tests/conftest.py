@@ -1,0 +1,34 @@
+"""Shared by all tests: no network, no state outside the test's own folders."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("WANDB_MODE", "offline")
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+from gooddrag.backbones.stable_diffusion import StableDiffusion  # noqa: E402
+from tests import tiny  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline in diffusers layout."""
+    return tiny.make_pipeline(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def backbone(tiny_folder: Path) -> StableDiffusion:
+    """The tiny pipeline in float32."""
+    return tiny.load(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def backbone64(tiny_folder: Path) -> StableDiffusion:
+    """The tiny pipeline in float64."""
+    return tiny.load(tiny_folder, "float64")

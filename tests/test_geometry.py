@@ -1,0 +1,125 @@
+"""Pixels, grid and patches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from gooddrag.geometry import Canvas, directions, half_resolution, latent_mask, sample_patches
+
+ONE = torch.tensor([0])
+
+
+class TestCanvas:
+    @pytest.mark.parametrize("size", [(512, 512), (509, 512), (257, 300), (64, 65)])
+    def test_padding_extends_and_cropping_undoes(self, size: tuple[int, int]) -> None:
+        canvas = Canvas.of(size, 8, "pad")
+        image = torch.rand(1, 3, *size)
+        padded = canvas.pad(image)
+        assert all(side % 8 == 0 for side in padded.shape[-2:])
+        assert torch.equal(canvas.crop(padded), image)
+        assert torch.equal(padded[..., -1, : size[1]], image[..., -1, :])
+
+    def test_resize_stretches_back_as_the_official_code(self) -> None:
+        canvas = Canvas.of((509, 512), 8, "resize")
+        decoded = torch.rand(1, 3, 504, 512)
+        expected = functional.interpolate(decoded, (509, 512), mode="bilinear")
+        assert torch.equal(canvas.crop(decoded), expected)
+        assert canvas.grid == (254, 256)
+
+    def test_points_on_the_grid_as_the_official_code_rounds(self) -> None:
+        """Half to even (parity README, 8): y = 23 -> 12, y = 33 -> 16."""
+        canvas = Canvas.of((256, 256), 8, "pad")
+        points = torch.tensor([[23.0, 33.0], [33.0, 23.0], [0.0, 255.0]])
+        expected = torch.tensor([[16.0, 12.0], [12.0, 16.0], [128.0, 0.0]])
+        assert torch.equal(canvas.to_grid(points, "nearest"), expected)
+
+    def test_fractions_survive_without_rounding(self) -> None:
+        canvas = Canvas.of((200, 120), 8, "pad")
+        points = torch.tensor([[23.0, 33.0], [11.0, 7.5]])
+        torch.testing.assert_close(canvas.to_pixels(canvas.to_grid(points, "none")), points)
+
+    def test_padding_does_not_shift_points(self) -> None:
+        points = torch.tensor([[100.0, 200.0]])
+        plain = Canvas.of((512, 512), 8, "pad").to_grid(points, "none")
+        padded = Canvas.of((509, 505), 8, "pad").to_grid(points, "none")
+        assert torch.equal(plain, padded)
+
+    def test_unknown_words(self) -> None:
+        with pytest.raises(ValueError, match="fit must be"):
+            Canvas.of((64, 64), 8, "stretch")
+        with pytest.raises(ValueError, match="rounding must be"):
+            Canvas.of((64, 64), 8, "pad").to_grid(torch.zeros(1, 2), "up")
+
+
+class TestPatches:
+    def test_whole_centres_give_slices(self) -> None:
+        features = torch.rand(1, 5, 20, 24)
+        patch, valid = sample_patches(features, ONE, torch.tensor([[7.0, 9.0]]), 3, (20, 24))
+        assert torch.equal(patch[0], features[0, :, 4:11, 6:13])
+        assert valid.all()
+
+    def test_a_linear_map_is_sampled_exactly(self) -> None:
+        rows, columns = torch.meshgrid(torch.arange(20.0), torch.arange(24.0), indexing="ij")
+        features = (2 * rows + 3 * columns)[None, None]
+        centre = torch.tensor([[7.25, 9.75]])
+        patch, _ = sample_patches(features, ONE, centre, 2, (20, 24))
+        offsets = torch.arange(-2.0, 3.0)
+        expected = 2 * (7.25 + offsets[:, None]) + 3 * (9.75 + offsets[None, :])
+        torch.testing.assert_close(patch[0, 0], expected)
+
+    @pytest.mark.parametrize("centre", [(0.0, 0.0), (19.0, 23.0), (0.0, 23.0), (1.0, 12.0)])
+    def test_cells_beyond_the_border_are_marked(self, centre: tuple[float, float]) -> None:
+        features = torch.rand(1, 2, 20, 24)
+        patch, valid = sample_patches(features, ONE, torch.tensor([centre]), 3, (20, 24))
+        for i in range(7):
+            for j in range(7):
+                row, column = int(centre[0]) + i - 3, int(centre[1]) + j - 3
+                inside = 0 <= row < 20 and 0 <= column < 24
+                assert bool(valid[0, i, j]) == inside
+                if inside:
+                    assert torch.equal(patch[0, :, i, j], features[0, :, row, column])
+
+    def test_padding_does_not_count(self) -> None:
+        _, valid = sample_patches(
+            torch.rand(1, 2, 20, 24), ONE, torch.tensor([[17.0, 12.0]]), 2, (18, 24)
+        )
+        assert valid[0].any(dim=1).tolist() == [True, True, True, False, False]
+
+    def test_gradient(self) -> None:
+        features = torch.rand(2, 2, 6, 6, dtype=torch.float64, requires_grad=True)
+        centres = torch.tensor([[2.25, 3.5], [0.0, 5.0]])
+
+        def sample(f: torch.Tensor) -> torch.Tensor:
+            return sample_patches(f, torch.tensor([1, 0]), centres, 1, (6, 6))[0]
+
+        assert torch.autograd.gradcheck(sample, (features,))
+
+    def test_each_pair_reads_its_own_sample(self) -> None:
+        features = torch.rand(3, 4, 10, 10)
+        centres = torch.tensor([[4.0, 4.0], [5.0, 5.0], [4.0, 4.0]])
+        together, _ = sample_patches(features, torch.tensor([2, 0, 0]), centres, 1, (10, 10))
+        for i, owner in enumerate((2, 0, 0)):
+            alone, _ = sample_patches(
+                features[owner : owner + 1], ONE, centres[i : i + 1], 1, (10, 10)
+            )
+            assert torch.equal(together[i : i + 1], alone)
+
+
+def test_directions_are_unit_vectors_and_zero_for_pins() -> None:
+    handles, targets = torch.tensor([[1.0, 1.0], [5.0, 5.0]]), torch.tensor([[4.0, 5.0], [5.0, 5.0]])
+    direction, distance = directions(handles, targets)
+    torch.testing.assert_close(direction, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    assert distance.tolist() == [5.0, 0.0]
+
+
+def test_half_resolution_keeps_constants() -> None:
+    assert torch.equal(half_resolution(torch.full((1, 2, 8, 8), 3.0), (32, 32)), torch.full((1, 2, 32, 32), 3.0))
+
+
+def test_latent_mask_is_binary_at_latent_size() -> None:
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., :32] = 0.3  # anything above 0 is editable
+    latent = latent_mask(mask, (32, 32), (8, 8))
+    assert torch.equal(latent, (torch.arange(8) < 4).float().expand(1, 1, 8, 8))
