@@ -3,8 +3,8 @@
     python -m benchmarks.run            the demo edit as it is
     python -m benchmarks.run --quick    few steps, to see that it works; figures mean nothing
 
-Two questions: seconds per phase and peak memory of the demo edit (embedded model, cold LoRA), each run in
-a fresh process; and what Lightning's Trainer adds to the same dragging as a plain loop
+Two questions: seconds per phase and peak memory of the demo edit (embedded model, cold LoRA), each
+run in a fresh process; and what Lightning's Trainer adds to the same dragging as a plain loop
 (tests/plain_loop.py), both run in turn in one process, medians compared.
 """
 
@@ -149,7 +149,7 @@ def report(
         "",
         f"{hardware()}, Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-        + f"; commit {commit()}, {date.today()}; load average before the table {load()}.",
+        + f"; commit {commit()}, {date.today()}; load average {load()} at the end.",
         f"`python -m benchmarks.run {' '.join(sys.argv[1:])}`".replace(" `", "`"),
         *(["", "QUICK: few steps, the figures mean nothing."] if args.quick else []),
         "",
@@ -163,7 +163,7 @@ def report(
         ),
         f"| peak memory, GB | {memory:.2f} | | |",
         "",
-        f"## The Trainer's cost over a plain loop: the same dragging, {len(loops['plain'])} runs each",
+        f"## The Trainer's cost over a plain loop: the same dragging, {args.repeats} runs each",
         "",
         "| | median, s | fastest, s |",
         "|---|---|---|",
@@ -216,7 +216,7 @@ def commit() -> str:
 
 
 def load() -> str:
-    """The machine's load, which should be near 0 before and about the cores' number after."""
+    """The machine's load: more than its cores means that other work was measured too."""
     return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 

@@ -8,12 +8,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("WANDB_MODE", "offline")
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import pytest  # noqa: E402
+import pytest
 
-from gooddrag.backbones.stable_diffusion import StableDiffusion  # noqa: E402
-from tests import tiny  # noqa: E402
+from gooddrag.backbones.stable_diffusion import StableDiffusion
+from tests import tiny
 
 
 @pytest.fixture(scope="session")

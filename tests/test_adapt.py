@@ -123,7 +123,9 @@ class TestCache:
         assert equal(both[1], cached)
         assert not equal(both[0], cached)
 
-    @pytest.mark.parametrize("name", sorted(set(NUMBERS) - {"betas", "targets", "crop", "posterior"}))
+    @pytest.mark.parametrize(
+        "name", sorted(set(NUMBERS) - {"betas", "targets", "crop", "posterior"})
+    )
     def test_every_number_is_in_the_key(
         self, backbone: StableDiffusion, tmp_path: Path, name: str
     ) -> None:

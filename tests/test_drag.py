@@ -156,13 +156,9 @@ def test_a_batch_is_its_samples_step_for_step(backbone64: StableDiffusion) -> No
         assert edit.trajectory.stop == alone.trajectory.stop
         assert edit.trajectory.stopped_at == alone.trajectory.stopped_at
         assert len(edit.trajectory.trackings) == len(alone.trajectory.trackings)
-        for one, other in zip(
-            edit.trajectory.trackings, alone.trajectory.trackings, strict=True
-        ):
+        for one, other in zip(edit.trajectory.trackings, alone.trajectory.trackings, strict=True):
             assert torch.equal(one.grid, other.grid)
-        for one, other in zip(
-            edit.trajectory.operations, alone.trajectory.operations, strict=True
-        ):
+        for one, other in zip(edit.trajectory.operations, alone.trajectory.operations, strict=True):
             assert one.losses == pytest.approx(other.losses, rel=1e-9)
         torch.testing.assert_close(edit.image, alone.image, rtol=0, atol=1e-6)
     assert len(stops) > 1  # the samples did not all end at once
@@ -206,9 +202,9 @@ def test_never_stopping_on_arrival(backbone: StableDiffusion) -> None:
 def test_adam_goes_on_if_it_is_not_restarted(backbone: StableDiffusion) -> None:
     sample = make_sample(seed=3)
     restarted = make_editor(backbone, aldd(2, 1))([sample])[0]
-    going_on = make_editor(
-        backbone, aldd(2, 1), settings=replace(SETTINGS, restart_adam=False)
-    )([sample])[0]
+    going_on = make_editor(backbone, aldd(2, 1), settings=replace(SETTINGS, restart_adam=False))(
+        [sample]
+    )[0]
     first, second = (e.trajectory.operations for e in (restarted, going_on))
     assert first[0].losses == second[0].losses
     assert not torch.equal(restarted.image, going_on.image)

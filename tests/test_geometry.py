@@ -108,14 +108,19 @@ class TestPatches:
 
 
 def test_directions_are_unit_vectors_and_zero_for_pins() -> None:
-    handles, targets = torch.tensor([[1.0, 1.0], [5.0, 5.0]]), torch.tensor([[4.0, 5.0], [5.0, 5.0]])
+    handles, targets = (
+        torch.tensor([[1.0, 1.0], [5.0, 5.0]]),
+        torch.tensor([[4.0, 5.0], [5.0, 5.0]]),
+    )
     direction, distance = directions(handles, targets)
     torch.testing.assert_close(direction, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
     assert distance.tolist() == [5.0, 0.0]
 
 
 def test_half_resolution_keeps_constants() -> None:
-    assert torch.equal(half_resolution(torch.full((1, 2, 8, 8), 3.0), (32, 32)), torch.full((1, 2, 32, 32), 3.0))
+    assert torch.equal(
+        half_resolution(torch.full((1, 2, 8, 8), 3.0), (32, 32)), torch.full((1, 2, 32, 32), 3.0)
+    )
 
 
 def test_latent_mask_is_binary_at_latent_size() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gooddrag import ddim
+from gooddrag.geometry import sample_patches
 from gooddrag.schedule import aldd, drag_first, spread
 from gooddrag.seeding import generator
 from gooddrag.supervision import (
@@ -15,7 +16,6 @@ from gooddrag.supervision import (
     patch_weight,
     supervised_positions,
 )
-from gooddrag.geometry import sample_patches
 from gooddrag.tracking import PointTracking, track
 
 ONE = torch.tensor([0])
@@ -95,7 +95,9 @@ class TestSupervision:
         features = torch.rand(1, 3, 24, 24, requires_grad=True)
         handles, targets = torch.tensor([[8.0, 4.0]]), torch.tensor([[8.0, 20.0]])
         reference = sample_patches(features, ONE, handles, 1, (24, 24))
-        supervision().drag_term(features, reference, ONE, handles, targets, (24, 24)).sum().backward()
+        supervision().drag_term(
+            features, reference, ONE, handles, targets, (24, 24)
+        ).sum().backward()
         assert (features.grad[..., 7:10, 3:6] == 0).all()
         assert (features.grad[..., 7:10, 7:10] != 0).all()
 
@@ -114,7 +116,8 @@ class TestSupervision:
         assert found.tolist() == [0.25 * 4 * 8] * 2
 
     @pytest.mark.parametrize(
-        "change", [{"scale": "big"}, {"reference": "none"}, {"arrived": "go"}, {"beta": 0.0}, {"r1": -1}]
+        "change",
+        [{"scale": "big"}, {"reference": "none"}, {"arrived": "go"}, {"beta": 0.0}, {"r1": -1}],
     )
     def test_settings_out_of_range(self, change: dict) -> None:
         with pytest.raises(ValueError, match=next(iter(change))):
@@ -218,7 +221,13 @@ class TestDdim:
 
     @pytest.mark.parametrize(
         ("steps", "strength", "word"),
-        [(0, 0.5, "steps"), (50, 0.0, "strength"), (50, 1.1, "strength"), (50, 0.005, "strength"), (1000, 1.0, "offset")],
+        [
+            (0, 0.5, "steps"),
+            (50, 0.0, "strength"),
+            (50, 1.1, "strength"),
+            (50, 0.005, "strength"),
+            (1000, 1.0, "offset"),
+        ],
     )
     def test_out_of_range(self, steps: int, strength: float, word: str) -> None:
         with pytest.raises(ValueError, match=word):
@@ -234,4 +243,9 @@ def test_generators_depend_on_seed_and_names_alone() -> None:
         return torch.rand(3, generator=generator(seed, *names)).tolist()
 
     assert draw("a", "b") == draw("a", "b")
-    assert len({tuple(x) for x in (draw("a", "b"), draw("ab"), draw("b", "a"), draw("a", "b", seed=1))}) == 4
+    assert (
+        len(
+            {tuple(x) for x in (draw("a", "b"), draw("ab"), draw("b", "a"), draw("a", "b", seed=1))}
+        )
+        == 4
+    )

@@ -6,13 +6,12 @@ Torch and Hydra are imported where they are needed, so that help and typing erro
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gooddrag.manual import HELP, notes_of, page
+from gooddrag.settings import check_numbers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,9 +50,10 @@ def load_method(name: str = "gooddrag", overrides: Sequence[str] = ()) -> Any:
     Raises:
         ValueError: settings that cannot work, or a checkpoint that cannot be loaded.
     """
+    words = [f"method={name}", *overrides]
     with composer() as compose:
-        cfg = compose("edit", [f"method={name}", *overrides])
-        check_numbers(cfg, compose("edit", [f"method={name}", *_groups_among(overrides)]))
+        cfg = compose("edit", words)
+        check_numbers(_unresolved(cfg), _unresolved(compose("edit", _groups_among(words))))
     return instantiate(cfg.editor)
 
 
@@ -266,45 +267,12 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return content
 
 
-def check_numbers(cfg: DictConfig, defaults: DictConfig) -> None:
-    """Make sure that numbers are still numbers after the overrides.
+def _unresolved(cfg: DictConfig) -> dict[str, Any]:
+    """The same where a setting that refers to another is left as text."""
+    from omegaconf import OmegaConf
 
-    Args:
-        cfg: the configuration with all overrides.
-        defaults: with its groups only.
-
-    Raises:
-        ValueError: text, NaN or infinity for a number, a fraction for a whole number.
-    """
-    for key, default, value in _leaves(plain(defaults), plain(cfg)):
-        if value is None or default is None or isinstance(default, str):
-            continue
-        wanted = _kind(default)
-        if not (_kind(value) == wanted or (wanted == "a number" and _kind(value) == WHOLE)):
-            raise ValueError(f"{key} must be {wanted}, found {value!r}")
-
-
-WHOLE = "a whole number"
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int):
-        return WHOLE
-    if isinstance(value, float) and math.isfinite(value):
-        return "a number"
-    return f"a {type(value).__name__}" if isinstance(value, (list, dict)) else "something else"
-
-
-def _leaves(defaults: Mapping[str, Any], found: Mapping[str, Any], parent: str = "") -> Iterator:
-    """(key, default, value) of all settings that both have."""
-    for name in defaults.keys() & found.keys():
-        default, value, key = defaults[name], found[name], f"{parent}{name}"
-        if isinstance(default, dict) and isinstance(value, dict):
-            yield from _leaves(default, value, f"{key}.")
-        elif key.split(".")[0] != "editor":  # it repeats what stands elsewhere
-            yield key, default, value
+    content: Any = OmegaConf.to_container(cfg)
+    return content
 
 
 @cache
@@ -331,7 +299,7 @@ def _unused(folder: Path) -> Path:
 def _say_what_loads(cfg: DictConfig) -> None:
     """Downloads are silent, so that a person should know why nothing happens."""
     path = plain(cfg)["backbone"].get("path")
-    if isinstance(path, str) and not Path(path).is_dir() and path.count("/") == 1:
+    if isinstance(path, str) and path.count("/") == 1 and not Path(path.split("/")[0]).exists():
         print(f"loading {path} (from the hub, if it is not here yet)", file=sys.stderr)
 
 
@@ -395,7 +363,7 @@ def _check_job(cfg: DictConfig, root: str) -> None:
 
     choices = HydraConfig.get().runtime.choices.items()
     groups = [f"{name}={option}" for name, option in choices if option and "hydra/" not in name]
-    check_numbers(cfg, compose(root, overrides=groups))
+    check_numbers(_unresolved(cfg), _unresolved(compose(root, overrides=groups)))
 
 
 # -- entry -------------------------------------------------------------------------------------
@@ -505,7 +473,7 @@ def explain(error: BaseException) -> str | None:
         key = str(error.full_key).removeprefix("editor.")
         return f"{key} is missing: give {key}=..."
     if isinstance(error, OverrideParseException):
-        return f"""{line} (a value with special characters needs quotes of its own: 'image="my (1).jpg"')"""
+        return f"""{line} (special characters need quotes of their own: 'image="my (1).jpg"')"""
     if isinstance(error, HydraException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
         return " ".join(f"{line} {cause}".split()) + " (--help shows all settings)"
@@ -527,12 +495,15 @@ def _fail(message: str) -> int:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' notices out of the terminal; must come before they are imported."""
+    """Keep the libraries' notices out of the terminal, best before they are imported."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come to `_explained`
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
     for name in ("lightning", "lightning.pytorch", "transformers", "diffusers", "httpx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in ("transformers", "diffusers"):
+        if library := sys.modules.get(f"{name}.utils.logging"):
+            library.disable_progress_bar()

@@ -55,8 +55,8 @@ class Reference:
         z_prev: z_{t-1}^0.
     """
 
-    patches: tuple[Float[Tensor, "n c s s"], Bool[Tensor, "n s s"]]
-    vectors: Float[Tensor, "n c"]
+    patches: tuple[Float[Tensor, "n f s s"], Bool[Tensor, "n s s"]]
+    vectors: Float[Tensor, "n f"]
     z_prev: Latent
 
 
@@ -241,7 +241,7 @@ class DragOptimization(LightningModule):
         """The samples that are being dragged now."""
         return self.active & ~self.resting
 
-    def _forward(self) -> tuple[Latent, Float[Tensor, "b c rows columns"]]:
+    def _forward(self) -> tuple[Latent, Float[Tensor, "b f rows columns"]]:
         eps, features = self.backbone.noise_and_features(self.z, self.t, self.denoising.text)
         return eps, half_resolution(features, self.canvas.grid)
 
@@ -359,7 +359,7 @@ class DragOptimization(LightningModule):
             self.trajectories[i].operations.append(done)
             self.operations.append(replace(done, preview=partial(self._picture, z_0[i : i + 1])))
 
-    def _picture(self, z_0: Latent) -> Float[Tensor, "3 h w"]:
+    def _picture(self, z_0: Latent) -> Float[Tensor, "3 height width"]:
         return self.canvas.crop(self.backbone.decode(z_0))[0].cpu()
 
     def _pixels(self, sample: int) -> Float[Tensor, "n 2"]:

@@ -101,9 +101,10 @@ def _settings(
 def _line(setting: str, note: str, indent: int = 36, width: int = 98) -> list[str]:
     if not note:
         return [setting]
-    wrapped = textwrap.wrap(note, width - indent)
-    first = f"{setting:<{indent - 1}} {wrapped[0]}"
-    return [first, *(" " * indent + line for line in wrapped[1:])]
+    wrapped = [" " * indent + line for line in textwrap.wrap(note, width - indent)]
+    if len(setting) >= indent:
+        return [setting, *wrapped]
+    return [setting.ljust(indent) + wrapped[0].lstrip(), *wrapped[1:]]
 
 
 def _plain(value: Any) -> str:

@@ -35,7 +35,7 @@ def arrived(
     handles: Float[Tensor, "n 2"], targets: Float[Tensor, "n 2"], radius: float
 ) -> Bool[Tensor, " n"]:
     """Which handles are nearer to their targets than `radius` grid cells (drag_utils.py:97-100)."""
-    return (targets - handles).norm(dim=-1) < radius
+    return directions(handles, targets)[1] < radius
 
 
 def patch_weight(scale: str, radius: int, channels: int) -> float:

@@ -112,7 +112,9 @@ class Recorder(EditCallback):
         self.latents_in: dict[int, torch.Tensor] = {}
         self.latents_out: dict[int, torch.Tensor] = {}
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         if isinstance(pl_module, DragOptimization) and batch_idx == 0:
             self.latents_in[pl_module.step] = pl_module.z.detach().clone()
 

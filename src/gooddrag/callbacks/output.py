@@ -101,7 +101,7 @@ def done_already(
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         return False
     ours, theirs = (
-        {key: value for key, value in settings.items() if key not in ignore}
+        _without_caches({key: value for key, value in settings.items() if key not in ignore})
         for settings in (_plain_config(config), record["config"])
     )
     same = ours == theirs and record.get("sample_sha256") == sample_digest(sample)
@@ -159,6 +159,13 @@ def remove_old(folder: Path) -> None:
 def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     content = plain(config)
     return content if isinstance(content, dict) else {}
+
+
+def _without_caches(settings: Any) -> Any:
+    """Where a part keeps its files changes no result."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {key: _without_caches(value) for key, value in settings.items() if key != "cache"}
 
 
 def _status(folder: Path) -> str:

@@ -57,6 +57,8 @@ class WandbEdit(EditCallback):
     ) -> None:
         if mode not in (None, *MODES):
             raise ValueError(f"the mode of W&B must be {', '.join(MODES)}; found {mode!r}")
+        if mode is None and os.environ.get("WANDB_MODE") == "disabled":
+            mode = "disabled"  # said in so many words, W&B makes no folder
         self.folder, self.config, self.name = Path(folder), dict(config or {}), name
         self.options: dict[str, Any] = {"project": project, "entity": entity, "group": group}
         self.options |= {"job_type": job_type, "mode": mode, "tags": list(tags) or None}

@@ -94,7 +94,7 @@ class EditWriter(EditCallback):
             self._open[sample].preview = preview
 
     def on_edit_end(self, samples: Sequence[DragSample], edits: Sequence[Edit]) -> None:
-        """Write the results, each record after its files; a full disk makes the edit a failed one."""
+        """Write the results, each record after its files; if that fails, so has the edit."""
         try:
             self._write(edits)
         except BaseException as error:

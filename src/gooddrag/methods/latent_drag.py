@@ -71,6 +71,9 @@ class LatentDrag:
         self.fit, self.grid_rounding, self.empty_mask = fit, grid_rounding, empty_mask
         if empty_mask not in ("free", "frozen"):
             raise ValueError(f"empty_mask must be free or frozen, found {empty_mask!r}")
+        # refuses unknown words before minutes of adaptation
+        canvas = Canvas.of((64, 64), backbone.pixels_per_latent, fit)
+        canvas.to_grid(torch.zeros(1, 2), grid_rounding)
         if len(self.schedule) > len(self.times.descending):
             raise ValueError(
                 f"the schedule drags in {len(self.schedule)} denoising steps, but only "

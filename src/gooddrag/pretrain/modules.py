@@ -361,7 +361,8 @@ class CaptionTraining(UnetTraining):
 
     def embeddings(self) -> nn.Parameter:
         """Gives the token embeddings, [tokens, hidden]."""
-        weight: nn.Parameter = self.model["text_encoder"].get_input_embeddings().weight
+        text_encoder: Any = self.model["text_encoder"]
+        weight: nn.Parameter = text_encoder.get_input_embeddings().weight
         return weight
 
     def weight_groups(self) -> list[dict[str, Any]]:

@@ -200,7 +200,7 @@ def train_unet(run: Run, stage: str, vae_settings: VaeSettings, settings: UnetSe
 def unet_module(run: Run, settings: UnetSettings, vae: AutoencoderKL) -> UnetTraining:
     """Makes the module that trains the UNet, or only its captions."""
     kind: Any = CaptionTraining if isinstance(settings, CaptionSettings) else UnetTraining
-    return kind(  # type: ignore[no-any-return]
+    return kind(
         unet=run.models.unet(),
         text_encoder=run.models.text_encoder(),
         tokens=tokenise(prompts(run.world)),
