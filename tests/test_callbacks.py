@@ -611,10 +611,16 @@ class TestWandb:
         names = {path.name.split("_")[0] for path in run["media"]}
         assert names == {"source", "points", "result", "before", "video"}
 
+    def complete(self, records):
+        return {"run", "exit"} <= {record.WhichOneof("record_type") for record in records}
+
     def runs(self, folder):
         found = []
         for path in folder.glob("offline-run-*"):
-            records = list(wandb_records(path))
+            records, until = list(wandb_records(path)), time.monotonic() + 10
+            while time.monotonic() < until and not self.complete(records):
+                time.sleep(0.1)  # W&B's own process may still be writing
+                records = list(wandb_records(path))
             run = {"history": [], "summary": {}, "media": [], "metrics": []}
             for record in records:
                 kind = record.WhichOneof("record_type")

@@ -21,7 +21,7 @@ RED = (232, 44, 44, 255)
 BLUE = (38, 104, 240, 255)
 WHITE = (255, 255, 255, 255)
 BLACK = (20, 20, 20, 255)
-DIM = 0.65
+DIM = 0.8
 Picture = Float[Tensor, "3 h w"]
 
 

@@ -105,10 +105,10 @@ class LatentDrag:
         try:
             phases.tell("on_edit_start", samples)
             edits = self._edit_within_memory(samples, phases)
+            phases.tell("on_edit_end", samples, edits)
         except BaseException as error:
             phases.tell("on_edit_exception", samples, error)
             raise
-        phases.tell("on_edit_end", samples, edits)
         return edits
 
     def _edit_within_memory(self, samples: Sequence[DragSample], phases: Phases) -> list[Edit]:
