@@ -27,8 +27,10 @@ help:  ## Show this list
 demo: $(RUNTIME)  ## Install, then edit a built-in picture with the built-in model
 	@$(BIN)/gooddrag edit
 
+# Two processes of one thread each: the models are small, and threads that share them mostly wait.
 test: $(DEV)  ## Install, then all tests but the slow ones, with doctests and coverage
-	@$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --durations=15 \
+		--cov --cov-report=term:skip-covered
 
 test-slow: $(DEV)  ## The slow tests
 	@$(BIN)/python -m pytest -m slow
