@@ -1,7 +1,7 @@
 """Make the pictures of the README: python docs/make_images.py
 
-docs/images/edits.jpg is what `gooddrag edit demo.index=N` shows for four test pictures of DragWorld,
-docs/images/dragworld.jpg its nine families.
+docs/images/edits.jpg is what `gooddrag edit demo.index=N` shows for four test pictures,
+docs/images/dragworld.jpg the nine families of DragWorld.
 """
 
 from __future__ import annotations

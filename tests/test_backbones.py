@@ -20,6 +20,7 @@ from gooddrag.backbones.adapters import (
 )
 from gooddrag.backbones.attention import self_attention_layers
 from gooddrag.backbones.base import Adapter
+from gooddrag.backbones.loading import _byte_sums
 from gooddrag.backbones.precision import choose_device, choose_dtype, scale_gradient
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from tests import tiny
@@ -245,6 +246,29 @@ class TestAdapters:
         expected = unet(z, 500, encoder_hidden_states=text).sample
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
+    def test_a_pipelines_file_names_its_alpha(
+        self, backbone: StableDiffusion, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        """save_lora_weights puts "unet." before the metadata's keys."""
+        from peft import LoraConfig
+        from peft.utils import get_peft_model_state_dict
+
+        pipe = StableDiffusionPipeline.from_pretrained(tiny_folder)
+        config = LoraConfig(
+            r=4, lora_alpha=16, target_modules=list(TARGETS), init_lora_weights=False
+        )
+        pipe.unet.add_adapter(config)
+        pipe.save_lora_weights(
+            tmp_path,
+            unet_lora_layers=get_peft_model_state_dict(pipe.unet),
+            unet_lora_adapter_metadata=config.to_dict(),
+        )
+        z, text = latents(), backbone.embed([""])
+        with backbone.adapted([load_adapter(tmp_path)]):
+            found = backbone.noise(z, 500, text)
+        expected = pipe.unet(z, 500, encoder_hidden_states=text).sample
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
     def test_kohya_files_are_read(self, backbone: StableDiffusion, tmp_path: Path) -> None:
         """lora_unet_..., alpha beside each pair, the text encoder left out with a warning."""
         name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -308,10 +332,21 @@ class TestFingerprint:
         before = backbone.fingerprint()
         with backbone.adapted([random_adapter(backbone, 1)]):
             pass
-        assert backbone.fingerprint() == before == tiny.load(tiny_folder).fingerprint()
-        weight = backbone.unet.conv_in.weight
+        again = tiny.load(tiny_folder)
+        assert backbone.fingerprint() == before == again.fingerprint()
+        changed = tiny.load(tiny_folder)
+        weight = changed.unet.conv_in.weight
         weight[0, 0, 0, 0] = torch.nextafter(weight[0, 0, 0, 0], torch.tensor(9.0))
-        assert backbone.fingerprint() != before
+        assert changed.fingerprint() != before
+
+    def test_chunks_do_not_matter(self) -> None:
+        weight = torch.randn(70_001)
+        whole, parts = _byte_sums(weight), _byte_sums(weight, chunk=65521)
+        assert whole[0] == parts[0] == int(weight.view(torch.uint8).long().sum())
+        swapped = weight.clone()
+        swapped[[0, 69_000]] = weight[[69_000, 0]]
+        assert _byte_sums(swapped)[0] == whole[0]
+        assert _byte_sums(swapped)[1] != whole[1]
 
 
 class TestPrecision:

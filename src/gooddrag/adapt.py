@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -197,7 +198,7 @@ class LoraAdapter:
                 adapters.update(zip(missing, trained, strict=True))
             for i in missing:
                 if folder := folders[i]:
-                    save_adapter(adapters[i], folder)
+                    keep(adapters[i], folder)
         return [adapters[i] for i in range(len(samples))]
 
     def folder(self, backbone: StableDiffusion, sample: DragSample) -> Path | None:
@@ -319,6 +320,18 @@ def digest(image: Float[Tensor, "3 h w"]) -> str:
     """A hash of the picture's bytes and shape."""
     data = image.detach().cpu().contiguous()
     return hashlib.sha256(repr(data.shape).encode() + data.numpy().tobytes()).hexdigest()
+
+
+def keep(adapter: Adapter, folder: Path) -> None:
+    """Put an adapter into the cache; without room or right to write the edit goes on."""
+    try:
+        save_adapter(adapter, folder)
+    except OSError as error:
+        print(
+            f"the LoRA could not be cached in {folder} ({error.strerror or error}): "
+            "give another cache=DIR, or adapt.cache=null",
+            file=sys.stderr,
+        )
 
 
 class NoAdapter:

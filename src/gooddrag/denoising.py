@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gooddrag.backbones.base import Backbone
 from gooddrag.ddim import Timesteps, move, predict_z0
+from gooddrag.geometry import Canvas
 
 Latent = Float[Tensor, "b c h w"]
 
@@ -33,6 +34,11 @@ class MutualAttention:
     start_step: int
 
     def __post_init__(self) -> None:
+        if self.start_layer < 0 or self.start_step < 0:
+            raise ValueError(
+                "attention.start_layer and start_step cannot be negative, found "
+                f"{self.start_layer} and {self.start_step}"
+            )
         if self.when not in ("after_drag", "always", "never"):
             raise ValueError(
                 f"attention.when must be after_drag, always or never, found {self.when!r}"
@@ -76,3 +82,10 @@ class PairedDenoising:
         moved = move(pairs, eps, a_t, a_prev).unflatten(0, (-1, 2))
         predicted = predict_z0(pairs, eps, a_t).unflatten(0, (-1, 2))
         return moved[:, 0], moved[:, 1], predicted[:, 1]
+
+
+def decode_one(
+    backbone: Backbone, canvas: Canvas, z_0: Float[Tensor, "1 c h w"]
+) -> Float[Tensor, "3 height width"]:
+    """One latent as a picture of the sample's size, on the CPU."""
+    return canvas.crop(backbone.decode(z_0))[0].cpu()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gooddrag.backbones.base import Backbone
 from gooddrag.ddim import Timesteps, move, predict_z0
-from gooddrag.denoising import PairedDenoising
+from gooddrag.denoising import PairedDenoising, decode_one
 from gooddrag.geometry import Canvas, half_resolution, sample_patches
 from gooddrag.supervision import MotionSupervision, arrived, mask_term
 from gooddrag.tracking import PointTracking, track
@@ -275,6 +275,11 @@ class DragOptimization(LightningModule):
         before = self.z.detach().clone()
         optimizer.zero_grad()  # type: ignore[union-attr]
         self.manual_backward(torch.where(self.dragging, loss, 0.0).sum())
+        if self.z.grad is not None and not torch.isfinite(self.z.grad).all():
+            raise ValueError(
+                f"the gradient of z_t overflows {self.backbone.dtype}: take "
+                "backbone.dtype=bfloat16 or float32"
+            )
         optimizer.step()  # type: ignore[union-attr]
         with torch.no_grad():
             self.z.copy_(torch.where(self.dragging[:, None, None, None], self.z, before))
@@ -343,8 +348,8 @@ class DragOptimization(LightningModule):
 
     def _report(self, samples: list[int], losses: list[tuple[Tensor, Tensor]], eps: Latent) -> None:
         """Record the operation for each sample that took part."""
-        drag = torch.stack([d for d, _ in losses]).detach().double().T.tolist()
-        total = torch.stack([d + m for d, m in losses]).detach().double().T.tolist()
+        drag = torch.stack([d for d, _ in losses]).detach().T.tolist()
+        total = torch.stack([d + m for d, m in losses]).detach().T.tolist()
         z_0 = predict_z0(self.z.detach(), eps.detach(), self.denoising.times.alpha(self.t))
         for i in samples:
             done = DragOperation(
@@ -357,13 +362,14 @@ class DragOptimization(LightningModule):
                 handles=self._pixels(i),
             )
             self.trajectories[i].operations.append(done)
-            self.operations.append(replace(done, preview=partial(self._picture, z_0[i : i + 1])))
-
-    def _picture(self, z_0: Latent) -> Float[Tensor, "3 height width"]:
-        return self.canvas.crop(self.backbone.decode(z_0))[0].cpu()
+            preview = partial(decode_one, self.backbone, self.canvas, z_0[i : i + 1])
+            self.operations.append(replace(done, preview=preview))
 
     def _pixels(self, sample: int) -> Float[Tensor, "n 2"]:
-        return self.canvas.to_pixels(self._grid(sample))
+        """Positions inside the picture: rounding to the grid may lead one cell beyond it."""
+        height, width = self.canvas.size
+        pixels = self.canvas.to_pixels(self._grid(sample))
+        return torch.minimum(pixels, torch.tensor([width - 1, height - 1], dtype=pixels.dtype))
 
     def _grid(self, sample: int) -> Float[Tensor, "n 2"]:
         return self.handles[self.pairs.sample == sample].cpu()

@@ -35,6 +35,9 @@ class EditCallback(Callback):
     def on_edit_start(self, samples: Sequence[DragSample]) -> None:
         """A batch of edits begins."""
 
+    def on_edit_retry(self, samples: Sequence[DragSample]) -> None:
+        """Memory ran out; the batch begins anew with the low-memory setting."""
+
     def on_phase_start(self, phase: str, total: int) -> None:
         """A phase of `PHASES` begins; `total` is how often it will advance at most."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 
 class _Trainer(Trainer):
@@ -49,6 +50,8 @@ def quiet_trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=[device.index or 0] if device.type == "cuda" else 1,
             callbacks=list(callbacks),
+            # an edit is one process, whatever cluster or launcher it runs in
+            plugins=[LightningEnvironment()],
             max_steps=max_steps,
             max_epochs=max_epochs if max_epochs is not None else -1,
             reload_dataloaders_every_n_epochs=1 if max_epochs is not None else 0,

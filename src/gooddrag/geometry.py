@@ -120,8 +120,10 @@ def directions(
 ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
     """Unit vectors d_i from handles to targets (zero for pins), and the distances."""
     offset = targets - handles
-    # by way of float64, since float32 square roots differ between processors (see ddim.root)
-    distance = offset.double().norm(dim=-1).to(offset.dtype)
+    # by way of float64, since float32 square roots differ between processors (see ddim.root);
+    # MPS has none
+    wide = offset if offset.device.type == "mps" else offset.double()
+    distance = wide.norm(dim=-1).to(offset.dtype)
     return torch.where(distance[:, None] > 0, offset / distance[:, None], 0.0), distance
 
 

@@ -105,6 +105,7 @@ class AdapterBank:
         self.unet = unet
         self.gradient_scale = gradient_scale
         self.modules: list[str] = []
+        self.stacks: dict[str, nn.Parameter] = {}
 
     def install(self, adapters: Sequence[Adapter], dtype: torch.dtype) -> dict[str, nn.Parameter]:
         """Let sample i pass through adapter i.
@@ -134,12 +135,16 @@ class AdapterBank:
         self.unet.enable_adapters()  # which asks for gradients
         for stack in stacks.values():
             stack.requires_grad_(False)
+        self.stacks = stacks
         return stacks
 
     def disable(self) -> None:
-        """Back to the UNet's own weights."""
+        """Back to the UNet's own weights; what training left is let go."""
         if self.modules:
             self.unet.disable_adapters()
+            for stack in self.stacks.values():
+                stack.requires_grad_(False)
+                stack.grad = None
 
     def unwrap(self) -> None:
         """Take the LoRA layers out of the UNet altogether."""
@@ -214,9 +219,10 @@ def write_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str,
         save_file(contiguous, temporary, metadata=metadata)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except SafetensorError as error:  # what a full disk raises
+        raise OSError(f"cannot write {path}: {error}") from error
+    finally:
         Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def load_adapter(path: str | Path) -> Adapter:
@@ -232,7 +238,7 @@ def load_adapter(path: str | Path) -> Adapter:
         ValueError: missing, unreadable, without UNet weights, or with layers other than linear
             ones and 1 x 1 convolutions.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     path = path / ADAPTER_FILE if path.is_dir() else path
     state, metadata = _read(path)
     state, alphas = StableDiffusionPipeline.lora_state_dict(state)
@@ -271,8 +277,16 @@ def _scales(
     adapter: Adapter, alphas: dict[str, float], metadata: dict[str, str]
 ) -> dict[str, float]:
     """alpha / rank for each lora_B key; 1 where the file names no alpha, as diffusers has it."""
-    config = json.loads(metadata.get(METADATA_KEY, "{}"))
-    config = config.get("unet", config)
+    config = {  # a whole pipeline's file names the part first: "unet.lora_alpha"
+        key.removeprefix("unet."): value
+        for key, value in json.loads(metadata.get(METADATA_KEY, "{}")).items()
+        if not key.startswith("text_encoder.")
+    }
+    if config.get("alpha_pattern") or config.get("use_rslora") or config.get("use_dora"):
+        raise ValueError(
+            "the LoRA file scales its layers one by one (alpha_pattern, rsLoRA or DoRA), which is "
+            "not supported: save it with one alpha"
+        )
     renamed = convert_unet_state_dict_to_peft(
         {key.removeprefix("unet.").removesuffix(".alpha"): value for key, value in alphas.items()}
     )

@@ -29,6 +29,7 @@ class Backbone(Protocol):
     alphas_cumprod: Float[Tensor, " t"]
     pixels_per_latent: int
     resolution: int
+    low_memory: bool
 
     def encode(
         self, images: Float[Tensor, "b 3 h w"]
@@ -42,6 +43,10 @@ class Backbone(Protocol):
 
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "b tokens d"]:
         """Text embeddings of prompts."""
+        ...
+
+    def save_memory(self) -> None:
+        """Trade time for memory from now on."""
         ...
 
     def noise(

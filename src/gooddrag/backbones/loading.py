@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def load_components(
     Raises:
         ValueError: nothing there, incomplete, or a model of another kind.
     """
+    path, vae = os.path.expanduser(path), os.path.expanduser(vae) if vae else None
     index = _index(path, revision)
     _check_index(path, index)
     parts = {
@@ -147,11 +149,22 @@ def fingerprint(*models: torch.nn.Module) -> str:
     Two sums over the bytes of each tensor, the second weighted by position, in integers, so that
     every device gives the same.
     """
-    parts = []
-    for model in models:
-        for name, tensor in model.state_dict().items():
-            data = tensor.detach().contiguous().flatten().view(torch.uint8).to(torch.int64)
-            weights = torch.arange(data.numel(), device=data.device) % 65521 + 1
-            sums = f"{int(data.sum())},{int((data * weights).sum())}"
-            parts.append(f"{name}{tuple(tensor.shape)}{sums}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    lines = [
+        f"{name}{tuple(tensor.shape)}{_byte_sums(tensor)}"
+        for model in models
+        for name, tensor in model.state_dict().items()
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _byte_sums(tensor: torch.Tensor, chunk: int = 1 << 22) -> tuple[int, int]:
+    """The sums, in chunks: 64-bit copies of a whole tensor would need eight times its bytes."""
+    data = tensor.detach().contiguous().flatten().view(torch.uint8)
+    place = torch.arange(chunk, device=data.device) % 65521 + 1
+    plain = weighted = 0
+    for number, part in enumerate(data.split(chunk)):
+        wide = part.to(torch.int64)
+        total = int(wide.sum())
+        plain += total
+        weighted += int((wide * place[: len(wide)]).sum()) + number * total
+    return plain, weighted

@@ -25,13 +25,20 @@ def choose_device(device: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(
+            f"backbone.device must be auto, cpu, cuda, cuda:N or mps, found {device!r}"
+        ) from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("no CUDA device is available: take backbone.device=cpu")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("no MPS device is available: take backbone.device=cpu")
     if chosen.type == "cuda" and chosen.index is None:
         return torch.device("cuda", torch.cuda.current_device())
+    if chosen.type == "cuda" and chosen.index >= torch.cuda.device_count():
+        raise ValueError(f"there is no {device}: {torch.cuda.device_count()} CUDA devices are here")
     return chosen
 
 
@@ -44,7 +51,9 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         if device.type != "cuda":
             return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        with torch.cuda.device(device):
+            in_hardware = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if in_hardware else torch.float16
     if dtype not in DTYPES:
         raise ValueError(
             f"backbone.dtype must be auto or one of {', '.join(DTYPES)}, found {dtype!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -78,6 +79,7 @@ class StableDiffusion:
                 f"found {feature_block}"
             )
         self.unet.up_blocks[feature_block].register_forward_hook(self._keep_features)
+        self._fingerprint: str | None = None
         self.low_memory = False
         if low_memory:
             self.save_memory()
@@ -85,6 +87,7 @@ class StableDiffusion:
     def save_memory(self) -> None:
         """Trade time for memory: checkpointed gradients, a tiled VAE."""
         self.low_memory = True
+        gc.collect()  # a failed fit leaves cycles that hold tensors
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.unet.enable_gradient_checkpointing()
@@ -93,8 +96,10 @@ class StableDiffusion:
 
     def fingerprint(self) -> str:
         """A checksum of the weights that a LoRA is trained against."""
-        self.adapters.unwrap()
-        return loading.fingerprint(self.unet, self.vae, self.text_encoder)
+        if self._fingerprint is None:
+            self.adapters.unwrap()
+            self._fingerprint = loading.fingerprint(self.unet, self.vae, self.text_encoder)
+        return self._fingerprint
 
     @torch.no_grad()
     def encode(
@@ -163,6 +168,11 @@ class StableDiffusion:
             yield
             return
         layers = self._attention[start_layer:]
+        if not layers:
+            raise ValueError(
+                f"attention.start_layer must be below {len(self._attention)}, the number of "
+                f"self-attention layers, found {start_layer}"
+            )
         with attention.mutual_attention(layers, samples.to(self.device)):
             yield
 

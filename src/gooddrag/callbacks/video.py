@@ -65,6 +65,10 @@ class DragVideo(EditCallback):
             _Reel(sample, self.every, self.max_frames, self.max_side) for sample in samples
         ]
 
+    def on_edit_retry(self, samples: Sequence[DragSample]) -> None:
+        """Forget what was taken of the attempt that failed."""
+        self.on_edit_start(samples)
+
     def on_drag_operation(self, operation: DragOperation) -> None:
         """Take a frame now and then."""
         reel = self._reels[operation.sample]

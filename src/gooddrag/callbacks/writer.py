@@ -68,6 +68,14 @@ class EditWriter(EditCallback):
             self._open.append(opened)
             opened.save()
 
+    def on_edit_retry(self, samples: Sequence[DragSample]) -> None:
+        """Forget the attempt that failed, and note why the next one is slower."""
+        self._seconds = {}
+        for opened in self._open:
+            opened.way = Trajectory(start=opened.sample.handles, stop="unfinished")
+            opened.preview = None
+            opened.record["low_memory"] = True
+
     def on_phase_end(self, phase: str, seconds: float) -> None:
         """Add the seconds up."""
         self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds

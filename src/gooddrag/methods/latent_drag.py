@@ -13,7 +13,7 @@ from torch import Tensor
 from gooddrag import ddim
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.stable_diffusion import StableDiffusion
-from gooddrag.denoising import MutualAttention, PairedDenoising
+from gooddrag.denoising import MutualAttention, PairedDenoising, decode_one
 from gooddrag.drag import DragOptimization, DragSettings, Pairs, reference_pass
 from gooddrag.events import EditCallback, Phases
 from gooddrag.fitting import quiet_trainer
@@ -90,8 +90,8 @@ class LatentDrag:
     ) -> list[Edit]:
         """Edit a batch of pictures of one size; one edit is a batch of one.
 
-        Nothing random happens after adaptation, which has a seed of its own: `seed` is accepted
-        for the sake of methods that draw numbers.
+        Nothing random happens after adaptation, whose seed is one of its settings (`seed=3` on the
+        command line sets it): `seed` here is for methods that draw numbers while editing.
 
         Args:
             samples: pictures of one size.
@@ -120,6 +120,7 @@ class LatentDrag:
                 raise
         self.backbone.save_memory()
         phases.seconds.clear()
+        phases.tell("on_edit_retry", samples)
         return self._edit(samples, phases)
 
     def _edit(self, samples: Sequence[DragSample], phases: Phases) -> list[Edit]:
@@ -237,11 +238,6 @@ class LatentDrag:
             [empty if s.mask is None or not s.mask.any() else s.mask.float() for s in samples]
         )
         return latent_mask(canvas.pad(masks), canvas.grid, z_0.shape[-2:]).to(z_0.device)
-
-
-def decode_one(backbone: StableDiffusion, canvas: Canvas, z_0: Tensor) -> Tensor:
-    """One latent as a picture of the sample's size, on the CPU."""
-    return canvas.crop(backbone.decode(z_0))[0].cpu()
 
 
 def reset_peak_memory(device: torch.device) -> None:
