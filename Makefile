@@ -16,7 +16,7 @@ DEV := $(VENV)/.dev
 CONSTRAINTS := $(VENV)/constraints.txt
 
 # Threads that wait must not spin: on a machine with other work that costs more than it gains.
-export OMP_WAIT_POLICY = PASSIVE
+export GOMP_SPINCOUNT ?= 3000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format types bench clean

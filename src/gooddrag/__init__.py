@@ -9,10 +9,10 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Threads that wait spin by default, and on a machine with other work each parallel region then
-# waits for a time slice: a forward pass of 0.1 s was measured to take 5.3 s. OpenMP reads this
-# when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP's threads spin while they wait. On a machine with other work each parallel region then
+# waits for a time slice (a forward pass of 0.07 s was seen to take 5.3 s); not spinning at all
+# doubles it on an idle one. A short spin is good on both. Read when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
     from gooddrag.cli import edit, load_method
