@@ -23,6 +23,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.precision import scale_gradient
@@ -49,8 +50,10 @@ class PerSampleLinear(nn.Module):
         """Map (samples * m, ..., in); also (samples * m, in, h, w), as a 1 x 1 convolution."""
         if x.ndim == 4:
             return self(x.flatten(2).mT).mT.unflatten(2, x.shape[2:])
-        rows = x.reshape(len(self.weight), -1, x.shape[-1])
         weight = scale_gradient(self.weight, self.gradient_scale)
+        if len(weight) == 1:  # the same product; a batched one of one is slow on CPUs
+            return functional.linear(x, weight[0])
+        rows = x.reshape(len(weight), -1, x.shape[-1])
         return torch.bmm(rows, weight.mT).reshape(*x.shape[:-1], -1)
 
 

@@ -160,7 +160,7 @@ def fingerprint(*models: torch.nn.Module) -> str:
 def _byte_sums(tensor: torch.Tensor, chunk: int = 1 << 22) -> tuple[int, int]:
     """The sums, in chunks: 64-bit copies of a whole tensor would need eight times its bytes."""
     data = tensor.detach().contiguous().flatten().view(torch.uint8)
-    place = torch.arange(chunk, device=data.device) % 65521 + 1
+    place = torch.arange(min(chunk, len(data)), device=data.device) % 65521 + 1
     plain = weighted = 0
     for number, part in enumerate(data.split(chunk)):
         wide = part.to(torch.int64)
