@@ -11,9 +11,16 @@ os.environ.setdefault("WANDB_MODE", "offline")
 from pathlib import Path
 
 import pytest
+import torch
 
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from tests import tiny
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Every test sees the same numbers, whichever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
