@@ -15,7 +15,7 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 CONSTRAINTS := $(VENV)/constraints.txt
 
-# Threads that wait must not spin: on a machine with other work that costs more than it gains.
+# Threads that wait spin for a short while only: see src/gooddrag/__init__.py.
 export GOMP_SPINCOUNT ?= 3000
 
 .DEFAULT_GOAL := help

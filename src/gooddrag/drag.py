@@ -275,15 +275,20 @@ class DragOptimization(LightningModule):
         before = self.z.detach().clone()
         optimizer.zero_grad()  # type: ignore[union-attr]
         self.manual_backward(torch.where(self.dragging, loss, 0.0).sum())
-        if self.z.grad is not None and not torch.isfinite(self.z.grad).all():
-            raise ValueError(
-                f"the gradient of z_t overflows {self.backbone.dtype}: take "
-                "backbone.dtype=bfloat16 or float32"
-            )
+        self._check_overflow()
         optimizer.step()  # type: ignore[union-attr]
         with torch.no_grad():
             self.z.copy_(torch.where(self.dragging[:, None, None, None], self.z, before))
         self.gradient_steps += 1
+
+    def _check_overflow(self) -> None:
+        """Only float16 can overflow; elsewhere looking would cost a device synchronisation."""
+        if self.backbone.dtype != torch.float16 or self.z.grad is None:
+            return
+        if not torch.isfinite(self.z.grad).all():
+            raise ValueError(
+                "the gradient of z_t overflows float16: take backbone.dtype=bfloat16 or float32"
+            )
 
     def _track(self, features: Tensor) -> Bool[Tensor, " b"]:
         """Find the handles of the samples being dragged; tells which samples' have moved."""

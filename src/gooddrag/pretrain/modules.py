@@ -122,8 +122,8 @@ class AveragedTraining(LightningModule):
             part.compile(dynamic=False, mode=mode)
 
     def compiled_parts(self) -> list[nn.Module]:
-        """Lists what is worth compiling."""
-        raise NotImplementedError
+        """Lists what is worth compiling: the whole model, unless a subclass knows better."""
+        return [self.model]
 
 
 class VaeTraining(AveragedTraining):
