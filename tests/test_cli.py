@@ -18,7 +18,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from gooddrag import cli
+from gooddrag import cli, commands, composition, request
 from gooddrag.backbones import loading
 from gooddrag.backbones.embedded import mini
 from gooddrag.events import PHASES
@@ -136,7 +136,7 @@ class TestStart:
             for word in ("edit", "adapt", "world", "pretrain", "points=", "sd15", "-m "):
                 assert word in out
 
-    @pytest.mark.parametrize("command", cli.COMMANDS)
+    @pytest.mark.parametrize("command", commands.COMMANDS)
     def test_help_of_commands(self, run, command):
         status, out, err = run(command, "--help")
         assert (status, err) == (0, "")
@@ -230,7 +230,7 @@ class TestEdit:
     def test_resume_keeps_a_finished_result(self, done, run, folder, monkeypatch):
         monkeypatch.chdir(folder)
         before = tree(done[0])
-        with mock.patch.object(cli, "instantiate", side_effect=AssertionError):
+        with mock.patch.object(commands, "instantiate", side_effect=AssertionError):
             status, out, _ = run("edit", *done[3], *NUMBERS, "existing=resume")
         assert (status, tree(done[0])) == (0, before)
         assert "done already" in out
@@ -343,7 +343,7 @@ class TestBadInput:
 
     @pytest.fixture(scope="class")
     def composed(self):
-        with cli.composer() as compose:
+        with composition.composer() as compose:
             return compose("edit", FAST)
 
     @pytest.fixture
@@ -359,10 +359,10 @@ class TestBadInput:
                 OmegaConf.update(cfg, override.key_or_group, override.value())
             capsys.readouterr()
             with (
-                mock.patch.object(cli, "_job_of_sweep", return_value=""),
+                mock.patch.object(request, "job_of_sweep", return_value=""),
                 cli._explained() as statuses,
             ):
-                cli.run_edit(cfg)
+                commands.run_edit(cfg)
             (line,) = capsys.readouterr().err.splitlines()
             assert statuses == [2]
             assert line.startswith("error: ")
@@ -640,14 +640,14 @@ class TestSweep:
         assert {path.name for path in here.iterdir()} == {"cat.png", "mask.png", "sweep"}
 
     def test_new_folder_for_the_whole_sweep(self, run, here):
-        with mock.patch.object(cli, "edit"), mock.patch.object(cli, "instantiate"):
+        with mock.patch.object(commands, "edit"), mock.patch.object(commands, "instantiate"):
             assert run("edit", "-m", "image=cat.png", POINTS, "seed=1,2", *FAST)[0] == 0
         (folder,) = (here / "outputs").iterdir()
         assert folder.name.startswith("sweep_")
         assert sorted(path.name for path in folder.iterdir()) == ["0", "1"]
 
     def test_ctrl_c_ends_all_of_it(self, run, here):
-        with mock.patch.object(cli, "sample_of", side_effect=KeyboardInterrupt) as called:
+        with mock.patch.object(commands, "sample_of", side_effect=KeyboardInterrupt) as called:
             assert run("edit", "-m", "seed=1,2,3")[0] == 130
         assert called.call_count == 1
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

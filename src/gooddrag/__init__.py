@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
-    from gooddrag.cli import edit, load_method
+    from gooddrag.api import edit, load_method
     from gooddrag.types import DragSample, Edit
 
 __all__ = ["DragSample", "Edit", "edit", "load_method"]
 __version__ = "0.1.0"
 
 
-HOMES = {"DragSample": "types", "Edit": "types", "edit": "cli", "load_method": "cli"}
+HOMES = {"DragSample": "types", "Edit": "types", "edit": "api", "load_method": "api"}
 
 
 def __getattr__(name: str) -> Any:

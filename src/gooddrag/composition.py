@@ -1,0 +1,173 @@
+"""From conf/ to objects, and the only file that knows Hydra: compose, instantiate, run, explain.
+
+Hydra is imported where it is needed, so that help and typing errors come at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from gooddrag.settings import check_numbers
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+EXPECTED = (ValueError, OSError, MemoryError)
+SWEEP = ("-m", "--multirun")
+
+
+@contextmanager
+def composer() -> Iterator[Callable[[str, Sequence[str]], DictConfig]]:
+    """Yield a function that composes a root of conf/ with overrides, and leave no trace.
+
+    Raises:
+        ValueError: from the function, for what Hydra cannot compose.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    def composed(root: str, overrides: Sequence[str]) -> DictConfig:
+        try:
+            return compose(root, overrides=list(overrides))
+        except Exception as error:
+            raise ValueError(explain(error) or str(error)) from error
+
+    GlobalHydra.instance().clear()
+    with initialize_config_module("gooddrag.conf", version_base="1.3"):
+        yield composed
+
+
+def instantiate(cfg: DictConfig, **overrides: Any) -> Any:
+    """Make what a node describes; a part's own ValueError comes through as it is.
+
+    Raises:
+        ValueError: a part refused its settings.
+    """
+    import hydra
+    from hydra.errors import InstantiationException
+
+    try:
+        return hydra.utils.instantiate(cfg, _convert_="all", **overrides)
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while isinstance(cause, InstantiationException):
+            cause = cause.__cause__
+        if isinstance(cause, EXPECTED) or _out_of_memory(cause):
+            raise cause from None  # type: ignore[misc]
+        if isinstance(cause, TypeError) and not os.environ.get("GOODDRAG_DEBUG"):
+            raise ValueError(f"these settings cannot work ({cause}): see --help") from error
+        raise
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as a dictionary."""
+    from omegaconf import OmegaConf
+
+    content: Any = OmegaConf.to_container(cfg, resolve=True)
+    return content
+
+
+def unresolved(cfg: DictConfig) -> dict[str, Any]:
+    """The same where a setting that refers to another is left as text."""
+    from omegaconf import OmegaConf
+
+    content: Any = OmegaConf.to_container(cfg)
+    return content
+
+
+def groups_among(overrides: Sequence[str]) -> list[str]:
+    """The overrides that choose a file of conf/."""
+    conf = files("gooddrag.conf")
+    return [o for o in overrides if (conf / o.partition("=")[0].strip("+~/")).is_dir()]
+
+
+def choices_of(
+    root: str, overrides: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, list[str]], dict[str, str]]:
+    """What a root of conf/ composes to, unresolved, the options of its groups, and those chosen."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    with composer() as compose:
+        settings = unresolved(compose(root, overrides))
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        loader = hydra.config_loader
+        cfg = loader.load_configuration(root, list(overrides), RunMode.RUN)
+        chosen = {k: v for k, v in cfg.hydra.runtime.choices.items() if not k.startswith("hydra/")}
+        groups = {name: loader.get_group_options(name) for name in sorted(chosen)}
+    return settings, groups, chosen
+
+
+def run_jobs(
+    root: str, job: Callable[[DictConfig], None], program: str, arguments: Sequence[str]
+) -> None:
+    """Let Hydra compose a root of conf/ and call the job, once or for each job of a sweep."""
+    import hydra
+
+    entry = hydra.main(version_base="1.3", config_path="pkg://gooddrag.conf", config_name=root)(job)
+    before = sys.argv
+    with tempfile.TemporaryDirectory() as scratch:
+        sweeping = any(word in SWEEP for word in arguments)
+        extra = [f"hydra.sweep.dir='{scratch}'"] if sweeping else []  # for its multirun.yaml
+        sys.argv = [program, *arguments, *extra]
+        try:
+            entry()
+        finally:
+            sys.argv = before
+
+
+def check_job(cfg: DictConfig, root: str) -> None:
+    """`check_numbers` within a job of Hydra's."""
+    from hydra import compose
+    from hydra.core.hydra_config import HydraConfig
+
+    choices = HydraConfig.get().runtime.choices.items()
+    groups = [f"{name}={option}" for name, option in choices if option and "hydra/" not in name]
+    check_numbers(unresolved(cfg), unresolved(compose(root, overrides=groups)))
+
+
+def job_of_sweep() -> str:
+    """The job's number in a sweep, else ""."""
+    from hydra.core.hydra_config import HydraConfig
+
+    config = HydraConfig.get()
+    sweeping = config.mode is not None and config.mode.name == "MULTIRUN"
+    return str(config.job.num) if sweeping else ""
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for what a user can mend: what was found and what to do. None for a defect."""
+    from hydra.errors import HydraException, OverrideParseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    line = " ".join(str(error).split()) or type(error).__name__
+    if _out_of_memory(error):
+        return (
+            "out of memory: set backbone.low_memory=true, make the picture smaller, or take "
+            f"backbone.dtype=bfloat16 ({line[:160]})"
+        )
+    if isinstance(error, MissingMandatoryValue):
+        key = str(error.full_key).removeprefix("editor.")
+        return f"{key} is missing: give {key}=..."
+    if isinstance(error, OverrideParseException):
+        return f"""{line} (special characters need quotes of their own: 'image="my (1).jpg"')"""
+    if isinstance(error, HydraException):
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
+        return " ".join(f"{line} {cause}".split()) + " (--help shows all settings)"
+    if isinstance(error, (*EXPECTED, OmegaConfBaseException)):
+        return line
+    return None
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether a device, or the machine, had no memory left."""
+    return type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
