@@ -676,6 +676,16 @@ class TestAdapt:
         assert (status, tree(here)) == (2, before)
         assert "already holds a LoRA" in err
 
+    def test_a_folder_needs_no_points(self, run, here):
+        (here / "sample").mkdir()
+        (here / "sample" / "original.png").symlink_to(here / "cat.png")
+        numbers = [word for word in NUMBERS if not word.startswith("method.")]
+        arguments = [f"cache={here}/kept", *numbers]
+        assert run("adapt", "sample=sample", "output=first", *arguments)[0] == 0
+        status, _, err = run("adapt", "image=cat.png", "output=second", *arguments)
+        assert status == 0
+        assert "LoRA adaptation: from the cache" in err  # the same LoRA, then
+
     def test_nothing_to_train(self, refused):
         assert "take adapt=lora" in refused("adapt", "image=cat.png", "adapt=none", "output=o")
 

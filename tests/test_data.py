@@ -439,6 +439,19 @@ class TestFolder:
             read_sample(tmp_path)
         assert str(tmp_path) in one_line(error)
 
+    def test_points_that_are_not_needed(self, tmp_path, pixels):
+        write_sample(sample_of(pixels), tmp_path)
+        whole = read_sample(tmp_path, needs_points=False)
+        assert torch.equal(whole.handles, read_sample(tmp_path).handles)
+        (tmp_path / "points.json").unlink()
+        found = read_sample(tmp_path, needs_points=False)
+        assert torch.equal(found.image, whole.image)
+        assert torch.equal(found.mask, whole.mask)
+        assert found.name == whole.name
+        (tmp_path / "points.json").write_text("{")  # what is there must be right
+        with pytest.raises(ValueError, match="not valid JSON"):
+            read_sample(tmp_path, needs_points=False)
+
     def test_make_sample(self, tmp_path, pixels):
         image = save(tmp_path / "cat.png", pixels)
         mask = save(tmp_path / "m.png", pixels[..., 0] * 0 + 255)

@@ -34,6 +34,7 @@ def sample_of(cfg: DictConfig, needs_points: bool = True) -> DragSample:
         ValueError: contradicting or incomplete input.
     """
     from gooddrag.data.folder import make_sample, read_sample
+    from gooddrag.data.points import STAND_IN
     from gooddrag.data.world import world_sample
 
     folder, image, mask = (text_of(cfg, key) for key in ("sample", "image", "mask"))
@@ -41,7 +42,7 @@ def sample_of(cfg: DictConfig, needs_points: bool = True) -> DragSample:
     if folder is not None and not image is mask is points is None:
         raise ValueError("give either sample=DIR or image=FILE with points (and mask), not both")
     if folder is not None:
-        sample = read_sample(folder)
+        sample = read_sample(folder, needs_points)
         return sample if cfg.prompt is None else replace(sample, prompt=str(cfg.prompt))
     if image is None:
         if points is not None or mask is not None:
@@ -49,8 +50,7 @@ def sample_of(cfg: DictConfig, needs_points: bool = True) -> DragSample:
         return world_sample(cfg.demo.split, cfg.demo.seed, cfg.demo.index)
     if points is None and needs_points:
         raise ValueError("which points? Give 'points=[[handle x,y],[target x,y],...]' in pixels")
-    # a LoRA needs no points; two corners stand in, since a sample has some
-    points = points if points is not None else [[0, 0], [1, 1]]
+    points = STAND_IN if points is None else points
     return make_sample(image, points, mask, prompt="" if cfg.prompt is None else str(cfg.prompt))
 
 

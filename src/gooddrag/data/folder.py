@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gooddrag.data.files import read_json, write_json
 from gooddrag.data.images import read_image, read_mask, to_uint8, write_png
-from gooddrag.data.points import parse_points
+from gooddrag.data.points import STAND_IN, parse_points
 from gooddrag.types import DragSample
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -49,11 +49,15 @@ def make_sample(
     )
 
 
-def read_sample(folder: Path_) -> DragSample:
+def read_sample(folder: Path_, needs_points: bool = True) -> DragSample:
     """Read a folder with original.jpg or .png, points.json and, if there is one, mask.png.
 
     DragBench-S's names (origin_image.png, prompt.json, and a mask that counts above 128) are
     read as well. The folder's name becomes the sample's.
+
+    Args:
+        folder: holds the files.
+        needs_points: without, `STAND_IN` takes the place of a points.json that is not there.
 
     Raises:
         ValueError: a file is missing, ambiguous or cannot be used; the message names it.
@@ -63,8 +67,10 @@ def read_sample(folder: Path_) -> DragSample:
         raise ValueError(f"{folder} is not a folder: give one with original.png and points.json")
     pixels = read_image(_find_image(folder))
     points_file = _find_points(folder)
+    if needs_points and not points_file.exists():
+        raise ValueError(f"{folder} holds no points.json: put the points there")
     mask = _read_mask(folder, pixels, threshold=128 * (points_file.name == "prompt.json"))
-    content = read_json(points_file)
+    content = read_json(points_file) if points_file.exists() else STAND_IN
     try:
         handles, targets = parse_points(content)
         return DragSample(
@@ -125,10 +131,9 @@ def _find_image(folder: Path) -> Path:
 
 
 def _find_points(folder: Path) -> Path:
-    for name in ("points.json", "prompt.json"):
-        if (folder / name).exists():
-            return folder / name
-    raise ValueError(f"{folder} holds no points.json: put the points there")
+    """The file of the points, or where it is missing."""
+    found = [folder / name for name in ("points.json", "prompt.json") if (folder / name).exists()]
+    return found[0] if found else folder / "points.json"
 
 
 def _read_mask(

@@ -10,6 +10,8 @@ from torch import Tensor
 
 HINT = "write [[handle x, handle y], [target x, target y], ...]"
 LARGEST = 1e9
+# Of a picture that is not to be dragged (a LoRA needs no points): a sample has some.
+STAND_IN = ((0, 0), (1, 1))
 Pairs = tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]]
 
 
