@@ -31,8 +31,11 @@ from gooddrag.callbacks.csv_logger import COLUMNS, CsvEdit
 from gooddrag.callbacks.scalars import edit_summary, interrupted, mean_distance, operation_scalars
 from gooddrag.data import read_image, to_uint8
 from gooddrag.drawing import before_after, overlay
-from gooddrag.events import Phases
+from gooddrag.events import EditCallback, Phases
+from gooddrag.schedule import aldd
 from gooddrag.types import DragOperation, DragSample, Edit, Tracking, Trajectory
+from tests.test_drag import make_editor
+from tests.tiny import make_sample
 
 SIZE, OPERATIONS, DENOISE = 64, 6, 4
 
@@ -443,12 +446,55 @@ class TestVideo:
         assert next(reader)["size"] == (66, 64)
         assert len(list(reader)) == 1 + OPERATIONS + DENOISE + 1 + 2 * 4
 
-    def test_no_film_of_a_failure(self, tmp_path):
-        video = DragVideo(tmp_path)
-        with pytest.raises(RuntimeError):
-            play([video], [make()], RuntimeError())
-        assert list(tmp_path.iterdir()) == []
+    @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
+    def test_a_failed_edit_leaves_its_film_so_far(self, backbone, tmp_path, monkeypatch, error):
+        class Failing(EditCallback):
+            def on_drag_operation(self, operation):
+                if operation.k == 3:
+                    raise error
+
+        monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+        video = DragVideo(tmp_path, every=1)
+        with pytest.raises(type(error)):
+            make_editor(backbone, aldd(4, 2))([make_sample()], callbacks=[video, Failing()])
+        assert [path.name for path in tmp_path.iterdir()] == ["drag.gif"]
         assert video._reels == []
+        with Image.open(tmp_path / "drag.gif") as film:
+            assert film.n_frames == 1 + 3
+
+    def test_no_film_without_a_frame(self, tmp_path):
+        video = DragVideo(tmp_path / "out")
+        video.on_edit_exception([make()], RuntimeError())  # failed before it began
+        video.on_edit_start([make()])
+        video.on_edit_exception([make()], RuntimeError())
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("error", "trouble"),
+        [(RuntimeError("boom"), OSError), (KeyboardInterrupt(), KeyboardInterrupt)],
+    )
+    def test_trouble_with_the_film_hides_no_error(self, tmp_path, monkeypatch, error, trouble):
+        def broken(*_):
+            raise trouble
+
+        monkeypatch.setattr("gooddrag.callbacks.video.write_film", broken)
+        writer = EditWriter(tmp_path)
+        with pytest.raises(type(error)) as raised:
+            play([DragVideo(tmp_path), writer], [make()], error)
+        assert raised.value is error
+        assert load(tmp_path / "record.json")["status"] != "running"
+
+    def test_a_film_that_cannot_be_written_is_tried_once(self, tmp_path, monkeypatch):
+        tried = []
+
+        def broken(folder, *_):
+            tried.append(folder)
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr("gooddrag.callbacks.video.write_film", broken)
+        with pytest.raises(OSError, match="No space"):
+            play([DragVideo(tmp_path)], [make()])
+        assert tried == [tmp_path]
 
     def test_refuses(self, tmp_path):
         with pytest.raises(ValueError, match="every"):

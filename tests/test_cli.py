@@ -614,6 +614,7 @@ class TestInterrupt:
         assert len(way["operations"]) == record["operations"]
         assert len(way["trackings"]) >= record["operations"]
         assert Image.open(here / "output" / "partial.png").size == (64, 64)
+        assert list((here / "output").glob("drag.*"))
         assert not (here / "output" / "edited.png").exists()
 
     def test_while_adapting(self, here):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ class DragVideo(EditCallback):
 
     Every frame costs one decode and nothing else. If there are more than `max_frames`, every
     second one is dropped and half as many are taken from then on, so memory stays bounded. An
-    edit that fails leaves no film.
+    edit that fails or is interrupted leaves the film so far, if a frame was taken.
 
     Args:
         folder: the output folder; several samples go below it by name.
@@ -82,17 +82,24 @@ class DragVideo(EditCallback):
 
     def on_edit_end(self, samples: Sequence[DragSample], edits: Sequence[Edit]) -> None:
         """End with the result and write the films."""
-        folders = sample_folders(self.folder, samples)
-        for reel, edit, folder in zip(self._reels, edits, folders, strict=True):
+        for reel, edit in zip(self._reels, edits, strict=True):
             path = path_of(edit)
             reel.add(edit.image, edit.handles, reel.so_far() if path is None else path)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_film(folder, reel.frames, self.fps, self.hold)
-        self._reels = []
+        self._write(samples)
 
     def on_edit_exception(self, samples: Sequence[DragSample], error: BaseException) -> None:
-        """Let the frames go."""
-        self._reels = []
+        """Write what was taken; no trouble in doing so, nor another Ctrl-C, hides the error."""
+        with suppress(Exception, type(error)):
+            self._write(samples)
+
+    def _write(self, samples: Sequence[DragSample]) -> None:
+        """Write the films that are more than the source, once, and let the frames go."""
+        reels, self._reels = self._reels, []
+        # no reels if it failed before the edit began
+        for reel, folder in zip(reels, sample_folders(self.folder, samples), strict=False):
+            if len(reel.frames) > 1:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_film(folder, reel.frames, self.fps, self.hold)
 
 
 def write_film(folder: Path, frames: Sequence[Frame], fps: float, hold: float) -> Path:
