@@ -54,7 +54,7 @@ class Losses(EditCallback):
     def on_phase_start(self, phase: str, total: int) -> None:
         self.totals.append(total)
 
-    def on_phase_advance(self, phase: str, loss: float | None = None) -> None:
+    def on_phase_advance(self, phase: str, loss: torch.Tensor | None = None) -> None:
         assert loss is not None
         self.found.append(loss)
 

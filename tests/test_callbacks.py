@@ -64,7 +64,7 @@ def play(callbacks, samples, fail=None):
     try:
         with phases("adapt", 3) as advance:
             for i in range(3):
-                advance(1 / (i + 1))
+                advance(torch.tensor(1 / (i + 1), dtype=torch.float64))
         with phases("drag", 2 * OPERATIONS) as advance:
             for k in range(1, OPERATIONS + 1):
                 for i, sample in enumerate(samples):
@@ -76,7 +76,7 @@ def play(callbacks, samples, fail=None):
                     phases.tell("on_drag_operation", done)
                 if fail is not None and k == OPERATIONS // 2:
                     raise fail
-                advance(1.0 / k)
+                advance(torch.tensor(1.0 / k, dtype=torch.float64))
         with phases("denoise", DENOISE) as advance:
             for step in range(DENOISE):
                 for i, sample in enumerate(samples):

@@ -220,7 +220,7 @@ class Events(EditCallback):
     def on_phase_start(self, phase: str, total: int) -> None:
         self.phases.append(phase)
 
-    def on_phase_advance(self, phase: str, loss: float | None = None) -> None:
+    def on_phase_advance(self, phase: str, loss: torch.Tensor | None = None) -> None:
         self.advances[phase] = self.advances.get(phase, 0) + 1
 
     def on_drag_operation(self, operation: DragOperation) -> None:

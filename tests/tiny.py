@@ -7,11 +7,20 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
+from gooddrag.backbones.engine import Engine
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.pretrain.parts import make_text_encoder, make_tokenizer
 from gooddrag.types import DragSample
 
 WIDTH = 16
+ENGINE = Engine(
+    graphs="auto",
+    max_graphs=8,
+    channels_last="auto",
+    fused_norms="auto",
+    merge_adapters=True,
+    compile=False,
+)
 
 
 def make_pipeline(folder: Path, *, prediction_type: str = "epsilon", in_channels: int = 4) -> Path:
@@ -60,18 +69,25 @@ def make_pipeline(folder: Path, *, prediction_type: str = "epsilon", in_channels
     return folder
 
 
-def load(folder: Path, dtype: str = "float32", low_memory: bool = False) -> StableDiffusion:
-    """The pipeline as a backbone on the CPU."""
+def load(
+    folder: Path,
+    dtype: str = "float32",
+    low_memory: bool = False,
+    device: str = "cpu",
+    engine: Engine = ENGINE,
+) -> StableDiffusion:
+    """The pipeline as a backbone."""
     return StableDiffusion(
         path=str(folder),
         vae=None,
         revision=None,
         variant=None,
         dtype=dtype,
-        device="cpu",
+        device=device,
         feature_block=2,
         resolution=64,
         low_memory=low_memory,
+        engine=engine,
     )
 
 

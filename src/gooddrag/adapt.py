@@ -118,10 +118,15 @@ class LoraAdaptation(LightningModule):
         """Move the numbers to where the backbone is, in its latents' precision."""
         dtype = self.mean.dtype
         return Draw(
-            batch.posterior.to(device=self.mean.device, dtype=dtype),
-            batch.eps.to(device=self.mean.device, dtype=dtype),
-            batch.t.to(self.mean.device),
+            staged(batch.posterior.to(dtype), self.mean.device),
+            staged(batch.eps.to(dtype), self.mean.device),
+            staged(batch.t, self.mean.device),
         )
+
+
+def staged(x: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor without waiting for the device, which needs pinned memory."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,9 +229,7 @@ class LoraAdapter:
         generators = [generator(s.seed, "adapt", digest(sample.image)) for sample in samples]
         start = [initial_adapter(backbone.unet, s.rank, s.targets, g) for g in generators]
         mean, std = self._posterior(backbone, samples, generators)
-        with backbone.adapted(start) as weights:
-            for weight in weights.values():
-                weight.requires_grad_()
+        with backbone.adapted(start, trainable=True) as weights:
             module = LoraAdaptation(
                 backbone=backbone,
                 weights=list(weights.values()),

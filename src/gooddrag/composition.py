@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from gooddrag.memory import out_of_memory
 from gooddrag.settings import check_numbers
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def instantiate(cfg: DictConfig, **overrides: Any) -> Any:
         cause: BaseException | None = error
         while isinstance(cause, InstantiationException):
             cause = cause.__cause__
-        if isinstance(cause, EXPECTED) or _out_of_memory(cause):
+        if isinstance(cause, EXPECTED) or out_of_memory(cause):
             raise cause from None  # type: ignore[misc]
         if isinstance(cause, TypeError) and not os.environ.get("GOODDRAG_DEBUG"):
             raise ValueError(f"these settings cannot work ({cause}): see --help") from error
@@ -148,7 +149,7 @@ def explain(error: BaseException) -> str | None:
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     line = " ".join(str(error).split()) or type(error).__name__
-    if _out_of_memory(error):
+    if out_of_memory(error):
         return (
             "out of memory: set backbone.low_memory=true, make the picture smaller, or take "
             f"backbone.dtype=bfloat16 ({line[:160]})"
@@ -164,10 +165,3 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, (*EXPECTED, OmegaConfBaseException)):
         return line
     return None
-
-
-def _out_of_memory(error: BaseException | None) -> bool:
-    """Whether a device, or the machine, had no memory left."""
-    return type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    )

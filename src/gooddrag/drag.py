@@ -171,7 +171,11 @@ class DragOptimization(LightningModule):
         self.supervision, self.tracking = supervision, tracking
         self.dragged_steps = [i for i, count in enumerate(schedule) if count]
         self.handles = pairs.start.clone()
-        self.active = torch.ones(len(z_T), dtype=torch.bool, device=z_T.device)
+        # What the host decides by, so that it waits for the device once per tracking and no more:
+        # the handles as they were last read, and who is being dragged.
+        self.owner, self.targets = pairs.sample.cpu(), pairs.targets.cpu()
+        self.seen = self.handles.cpu()
+        self.active = torch.ones(len(z_T), dtype=torch.bool)
         self.resting = torch.zeros_like(self.active)
         self.unmoved = [0] * len(z_T)
         self.last_dragged = [self.dragged_steps[-1]] * len(z_T)
@@ -238,7 +242,7 @@ class DragOptimization(LightningModule):
 
     @property
     def dragging(self) -> Bool[Tensor, " b"]:
-        """The samples that are being dragged now."""
+        """The samples that are being dragged now, on the CPU."""
         return self.active & ~self.resting
 
     def _forward(self) -> tuple[Latent, Float[Tensor, "b f rows columns"]]:
@@ -271,14 +275,17 @@ class DragOptimization(LightningModule):
 
     def _gradient_step(self, loss: Float[Tensor, " b"]) -> None:
         """One step of Adam on z_t; samples at rest keep theirs."""
-        optimizer = self.optimizers()
-        before = self.z.detach().clone()
+        optimizer, before = self.optimizers(), None
+        if not self.dragging.all():
+            dragging = self.dragging.to(loss.device)
+            loss, before = torch.where(dragging, loss, 0.0), self.z.detach().clone()
         optimizer.zero_grad()  # type: ignore[union-attr]
-        self.manual_backward(torch.where(self.dragging, loss, 0.0).sum())
+        self.manual_backward(loss.sum())
         self._check_overflow()
         optimizer.step()  # type: ignore[union-attr]
-        with torch.no_grad():
-            self.z.copy_(torch.where(self.dragging[:, None, None, None], self.z, before))
+        if before is not None:
+            with torch.no_grad():
+                self.z.copy_(torch.where(dragging[:, None, None, None], self.z, before))
         self.gradient_steps += 1
 
     def _check_overflow(self) -> None:
@@ -300,12 +307,14 @@ class DragOptimization(LightningModule):
             self.tracking.r2,
             self.canvas.inside,
         )
-        found = torch.where(self.dragging[self.pairs.sample, None], found, self.handles)
-        pair_moved = (found != self.handles).any(dim=1)
+        if not self.dragging.all():
+            dragging = self.dragging[self.owner, None].to(found.device)
+            found = torch.where(dragging, found, self.handles)
+        before, self.handles, self.seen = self.seen, found, found.cpu()
+        pair_moved = (self.seen != before).any(dim=1)
         moved = torch.zeros_like(self.active).index_put_(
-            (self.pairs.sample[pair_moved],), torch.tensor(True, device=found.device)
+            (self.owner[pair_moved],), torch.tensor(True)
         )
-        self.handles = found
         for i in self.dragging.nonzero().flatten().tolist():
             tracking = Tracking(
                 self.step, self.t, self.gradient_steps, self._pixels(i), self._grid(i)
@@ -322,9 +331,9 @@ class DragOptimization(LightningModule):
     def _stop_arrived(self) -> None:
         if self.settings.on_arrival == "never":
             return
-        near = arrived(self.handles, self.pairs.targets, self.supervision.arrival)
+        near = arrived(self.seen, self.targets, self.supervision.arrival)
         for i in self.dragging.nonzero().flatten().tolist():
-            if near[self.pairs.sample == i].all():
+            if near[self.owner == i].all():
                 if self.settings.on_arrival == "step":
                     self.resting[i] = True
                 else:
@@ -353,8 +362,8 @@ class DragOptimization(LightningModule):
 
     def _report(self, samples: list[int], losses: list[tuple[Tensor, Tensor]], eps: Latent) -> None:
         """Record the operation for each sample that took part."""
-        drag = torch.stack([d for d, _ in losses]).detach().T.tolist()
-        total = torch.stack([d + m for d, m in losses]).detach().T.tolist()
+        terms = torch.stack([torch.stack((d, d + m)) for d, m in losses]).detach()
+        drag, total = terms.permute(1, 2, 0).tolist()
         z_0 = predict_z0(self.z.detach(), eps.detach(), self.denoising.times.alpha(self.t))
         for i in samples:
             done = DragOperation(
@@ -377,4 +386,4 @@ class DragOptimization(LightningModule):
         return torch.minimum(pixels, torch.tensor([width - 1, height - 1], dtype=pixels.dtype))
 
     def _grid(self, sample: int) -> Float[Tensor, "n 2"]:
-        return self.handles[self.pairs.sample == sample].cpu()
+        return self.seen[self.owner == sample]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -30,7 +31,7 @@ class EditCallback(Callback):
             self.on_drag_operation(operation)
         if phase := getattr(pl_module, "phase", None):
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-            self.on_phase_advance(phase, None if loss is None else float(loss))
+            self.on_phase_advance(phase, loss)
 
     def on_edit_start(self, samples: Sequence[DragSample]) -> None:
         """A batch of edits begins."""
@@ -41,8 +42,12 @@ class EditCallback(Callback):
     def on_phase_start(self, phase: str, total: int) -> None:
         """A phase of `PHASES` begins; `total` is how often it will advance at most."""
 
-    def on_phase_advance(self, phase: str, loss: float | None = None) -> None:
-        """One step of the phase is done (an optimiser step, an inversion step, an operation)."""
+    def on_phase_advance(self, phase: str, loss: Tensor | None = None) -> None:
+        """One step of the phase is done (an optimiser step, an inversion step, an operation).
+
+        Turning the loss into a number waits for the device: a callback should do so only when it
+        needs the number.
+        """
 
     def on_phase_end(self, phase: str, seconds: float) -> None:
         """The phase is over."""
@@ -84,6 +89,8 @@ class Phases:
         try:
             yield lambda loss=None: self.tell("on_phase_advance", phase, loss)
         finally:
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()  # else the next phase would pay for this one
             seconds = time.perf_counter() - start
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
             self.tell("on_phase_end", phase, seconds)

@@ -166,6 +166,8 @@ def sample_patches(
     )
     patches = sum(parts, start=next(parts))
     reach = centres[:, :, None] + torch.arange(-radius, radius + 1, device=centres.device)
-    limit = torch.tensor(inside, device=centres.device)[None, :, None]
-    valid = (reach >= 0) & (reach <= limit - 1)
-    return patches, valid[:, 0, :, None] & valid[:, 1, None, :]
+    # limits as numbers: as a tensor they would have to be sent to the device
+    row, column = (
+        (reach[:, axis] >= 0) & (reach[:, axis] <= limit - 1) for axis, limit in enumerate(inside)
+    )
+    return patches, row[:, :, None] & column[:, None, :]

@@ -167,7 +167,7 @@ class Losses(EditCallback):
     def __init__(self) -> None:
         self.found: list[float] = []
 
-    def on_phase_advance(self, phase: str, loss: float | None = None) -> None:
+    def on_phase_advance(self, phase: str, loss: torch.Tensor | None = None) -> None:
         assert phase == "adapt"
         assert loss is not None
         self.found.append(loss)

@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -40,21 +40,46 @@ class PerSampleLinear(nn.Module):
     """
 
     def __init__(
-        self, weight: Float[Tensor, "samples out in"], gradient_scale: float = 1.0
+        self, weight: Float[nn.Parameter, "samples out in"], gradient_scale: float = 1.0
     ) -> None:
         super().__init__()
         self.gradient_scale = gradient_scale
-        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.weight = weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (samples * m, ..., in); also (samples * m, in, h, w), as a 1 x 1 convolution."""
         if x.ndim == 4:
             return self(x.flatten(2).mT).mT.unflatten(2, x.shape[2:])
-        weight = scale_gradient(self.weight, self.gradient_scale)
+        weight = scale_gradient(self.weight, self.gradient_scale).to(x.dtype)
         if len(weight) == 1:  # the same product; a batched one of one is slow on CPUs
             return functional.linear(x, weight[0])
         rows = x.reshape(len(weight), -1, x.shape[-1])
         return torch.bmm(rows, weight.mT).reshape(*x.shape[:-1], -1)
+
+    def add(self, total: Tensor, x: Tensor) -> Tensor:
+        """total + self(x), where both end in features, in one product."""
+        if x.ndim == 4:
+            return total + self(x)
+        weight = scale_gradient(self.weight, self.gradient_scale).to(x.dtype)
+        if len(weight) == 1:
+            flat = torch.addmm(total.flatten(0, -2), x.flatten(0, -2), weight[0].mT)
+        else:
+            total_rows, rows = (y.reshape(len(weight), -1, y.shape[-1]) for y in (total, x))
+            flat = torch.baddbmm(total_rows, rows, weight.mT)
+        return flat.view(total.shape)
+
+
+class AddedAdapter:
+    """PEFT's way to say how a LoRA is applied: W x + B A x, without a scale to multiply by."""
+
+    @staticmethod
+    def forward(
+        module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **_: object
+    ) -> Tensor:
+        """Add the adapter's part to the layer's own result."""
+        hidden = module.lora_A[active_adapter](x)
+        total: Tensor = module.lora_B[active_adapter].add(result, hidden)
+        return total
 
 
 def modules_of(adapter: Adapter) -> list[str]:
@@ -97,11 +122,15 @@ def base_layer(unet: UNet2DConditionModel, name: str) -> nn.Linear:
 
 
 class AdapterBank:
-    """The adapters inside one UNet.
+    """The adapters inside one UNet: added to its weights, or as layers beside them.
 
     Args:
         unet: frozen.
         gradient_scale: what gradients reaching the LoRA weights are multiplied by.
+
+    Attributes:
+        stacks: the matrices in use, (samples, out, in) by the adapters' keys; empty where they
+            were merged.
     """
 
     def __init__(self, unet: UNet2DConditionModel, gradient_scale: float) -> None:
@@ -109,12 +138,41 @@ class AdapterBank:
         self.gradient_scale = gradient_scale
         self.modules: list[str] = []
         self.stacks: dict[str, nn.Parameter] = {}
+        self._places: dict[str, nn.Parameter] = {}
+        self._before: dict[str, Tensor] = {}
 
-    def install(self, adapters: Sequence[Adapter], dtype: torch.dtype) -> dict[str, nn.Parameter]:
-        """Let sample i pass through adapter i.
+    def merge(self, adapter: Adapter, dtype: torch.dtype) -> None:
+        """Add an adapter to the UNet's weights, W + B A, until `remove`.
 
-        Returns:
-            The stacked matrices (samples, out, in) by the adapters' keys, frozen.
+        Args:
+            adapter: for the whole batch.
+            dtype: to add in; the sum is rounded to the weights' own.
+
+        Raises:
+            ValueError: the adapter does not fit the UNet.
+        """
+        present = dict(self.unet.named_modules())
+        for name in modules_of(adapter):
+            _check_name(name, present)
+            layer = base_layer(self.unet, name)
+            down, up = (
+                adapter[f"{name}.lora_{part}.weight"].to(layer.weight.device, dtype)
+                for part in "AB"
+            )
+            _check_shapes(name, layer, down, up)
+            self._before[name] = layer.weight.detach().clone()
+            with torch.no_grad():
+                layer.weight.copy_(layer.weight.to(dtype) + (up @ down).view_as(layer.weight))
+
+    def install(
+        self, adapters: Sequence[Adapter], dtype: torch.dtype, trainable: bool = False
+    ) -> None:
+        """Let sample i pass through adapter i, until `remove`.
+
+        Args:
+            adapters: one for each sample.
+            dtype: of the stacked matrices.
+            trainable: whether they require gradients.
 
         Raises:
             ValueError: the adapters differ in their layers, or do not fit the UNet.
@@ -124,59 +182,84 @@ class AdapterBank:
             raise ValueError("adapters of one batch must change the same layers")
         if names != self.modules:
             self._wrap(names)
-        stacks: dict[str, nn.Parameter] = {}
         for name in names:
             layer = self.unet.get_submodule(name)
-            device = layer.get_base_layer().weight.device
-            for part in ("lora_A", "lora_B"):
-                key = f"{name}.{part}.weight"
-                stack = torch.stack([adapter[key] for adapter in adapters])
-                linear = PerSampleLinear(stack.to(device=device, dtype=dtype), self.gradient_scale)
-                getattr(layer, part)["default"] = linear
-                stacks[key] = linear.weight
-            _check_shapes(name, layer)
+            base = layer.get_base_layer()
+            down, up = (
+                torch.stack([adapter[f"{name}.lora_{part}.weight"] for adapter in adapters])
+                for part in "AB"
+            )
+            _check_shapes(name, base, down[0], up[0])
+            for part, stack in (("A", down), ("B", up)):
+                place = self._place(f"{name}.lora_{part}.weight", stack, base.weight.device, dtype)
+                linear = PerSampleLinear(place, self.gradient_scale)
+                getattr(layer, f"lora_{part}")["default"] = linear
         self.unet.enable_adapters()  # which asks for gradients
-        for stack in stacks.values():
-            stack.requires_grad_(False)
-        self.stacks = stacks
-        return stacks
+        for place in self._places.values():
+            place.requires_grad_(trainable)
+        self.stacks = self._places
 
-    def disable(self) -> None:
+    def remove(self) -> None:
         """Back to the UNet's own weights; what training left is let go."""
+        for name, weight in self._before.items():
+            with torch.no_grad():
+                base_layer(self.unet, name).weight.copy_(weight)
+        self._before = {}
         if self.modules:
             self.unet.disable_adapters()
-            for stack in self.stacks.values():
-                stack.requires_grad_(False)
-                stack.grad = None
+        for stack in self._places.values():
+            stack.requires_grad_(False)
+            stack.grad = None
+        self.stacks = {}
 
     def unwrap(self) -> None:
         """Take the LoRA layers out of the UNet altogether."""
         if self.modules:
             self.unet.unload_lora()
-            self.modules = []
+            self.modules, self._places = [], {}
+
+    def _place(
+        self, key: str, stack: Tensor, device: torch.device, dtype: torch.dtype
+    ) -> nn.Parameter:
+        """The parameter of a stack, where the last one of its shape was: CUDA graphs read it."""
+        held = self._places.get(key)
+        if held is not None and held.shape == stack.shape and held.dtype == dtype:
+            with torch.no_grad():
+                held.copy_(stack)
+            return held
+        self._places[key] = nn.Parameter(stack.to(device=device, dtype=dtype), requires_grad=False)
+        return self._places[key]
 
     def _wrap(self, names: list[str]) -> None:
         self.unwrap()
         present = dict(self.unet.named_modules())
         for name in names:
-            if name not in present:
-                raise ValueError(
-                    f"the LoRA changes the layer {name}, which this UNet does not have: "
-                    "it was made for another model"
-                )
+            _check_name(name, present)
         with torch.random.fork_rng(devices=[]):
             self.unet.add_adapter(LoraConfig(r=1, lora_alpha=1, target_modules=names))
         self.unet.requires_grad_(False)
+        for name in names:
+            layer = self.unet.get_submodule(name)
+            # the matrices follow the precision of what passes through them
+            layer.cast_input_dtype_enabled = False
+            layer.lora_variant["default"] = AddedAdapter
         self.modules = names
 
 
-def _check_shapes(name: str, layer: LoraLayer) -> None:
-    out_features, in_features = layer.get_base_layer().weight.shape[:2]
-    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    if (up.shape[1], down.shape[2]) != (out_features, in_features) or down.shape[1] != up.shape[2]:
+def _check_name(name: str, present: Mapping[str, nn.Module]) -> None:
+    if name not in present:
         raise ValueError(
-            f"the LoRA's matrices for {name} have shapes {tuple(up.shape[1:])} and "
-            f"{tuple(down.shape[1:])}, the layer is {out_features} x {in_features}: "
+            f"the LoRA changes the layer {name}, which this UNet does not have: "
+            "it was made for another model"
+        )
+
+
+def _check_shapes(name: str, layer: nn.Module, down: Tensor, up: Tensor) -> None:
+    out_features, in_features = layer.weight.shape[:2]  # type: ignore[index]
+    if (up.shape[0], down.shape[1]) != (out_features, in_features) or down.shape[0] != up.shape[1]:
+        raise ValueError(
+            f"the LoRA's matrices for {name} have shapes {tuple(up.shape)} and "
+            f"{tuple(down.shape)}, the layer is {out_features} x {in_features}: "
             "it was made for another model"
         )
 

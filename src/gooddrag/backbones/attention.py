@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def self_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:
@@ -57,16 +57,62 @@ class MutualSelfAttention:
         return self.processor(attn, hidden_states, **kwargs)  # type: ignore[operator]
 
 
-@contextmanager
-def mutual_attention(layers: Sequence[nn.Module], samples: Bool[Tensor, " n"]) -> Iterator[None]:
-    """Switch mutual attention on in the given layers for the given samples."""
-    plain = [layer.processor for layer in layers]
-    for layer, processor in zip(layers, plain, strict=True):
-        mutual = MutualSelfAttention(processor)
-        mutual.samples = samples
-        layer.set_processor(mutual)  # type: ignore[operator]
-    try:
-        yield
-    finally:
+class MutualLayers:
+    """The UNet's self-attention layers, mutual on demand."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        self.layers = list(self_attention_layers(unet).values())
+        self._on: tuple[int, Tensor] | None = None
+        # one for each number of samples, at a fixed place, which recorded CUDA graphs read
+        self._masks: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @contextmanager
+    def mutual(
+        self, samples: Bool[Tensor, " n"], start_layer: int, device: torch.device
+    ) -> Iterator[None]:
+        """Switch mutual attention on in the layers from `start_layer` on for chosen samples.
+
+        Args:
+            samples: which of the pairs, on the CPU.
+            start_layer: the first layer concerned.
+            device: of the UNet.
+
+        Raises:
+            ValueError: there is no such layer.
+        """
+        if not samples.any():
+            yield
+            return
+        layers = self.layers[start_layer:]
+        if not layers:
+            raise ValueError(
+                f"attention.start_layer must be below {len(self.layers)}, the number of "
+                f"self-attention layers, found {start_layer}"
+            )
+        mask = self._mask(samples, device)
+        plain = [layer.processor for layer in layers]
         for layer, processor in zip(layers, plain, strict=True):
-            layer.set_processor(processor)  # type: ignore[operator]
+            mutual = MutualSelfAttention(processor)
+            mutual.samples = mask
+            layer.set_processor(mutual)
+        self._on = (start_layer, mask)
+        try:
+            yield
+        finally:
+            self._on = None
+            for layer, processor in zip(layers, plain, strict=True):
+                layer.set_processor(processor)
+
+    def _mask(self, samples: Bool[Tensor, " n"], device: torch.device) -> Tensor:
+        """The mask on the device, sent there when it changes."""
+        if len(samples) not in self._masks:
+            self._masks[len(samples)] = (samples.clone(), samples.to(device, copy=True))
+        sent, mask = self._masks[len(samples)]
+        if not torch.equal(sent, samples):
+            sent.copy_(samples)
+            mask.copy_(samples)
+        return mask
+
+    def state(self) -> tuple[int | None, tuple[Tensor, ...]]:
+        """What a pass depends on beside its inputs: the first mutual layer, and the mask."""
+        return (None, ()) if self._on is None else (self._on[0], (self._on[1],))

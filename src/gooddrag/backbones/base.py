@@ -72,7 +72,7 @@ class Backbone(Protocol):
         ...
 
     def adapted(
-        self, adapters: Sequence[Adapter] | None
+        self, adapters: Sequence[Adapter] | None, trainable: bool = False
     ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
         """While active, sample i's latents pass through adapter i; yields the stacked weights."""
         ...

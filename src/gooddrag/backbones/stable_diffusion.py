@@ -13,6 +13,8 @@ from torch import Tensor
 from gooddrag.backbones import attention, loading
 from gooddrag.backbones.adapters import AdapterBank
 from gooddrag.backbones.base import Adapter
+from gooddrag.backbones.engine import Engine
+from gooddrag.backbones.graphs import GraphedPasses
 from gooddrag.backbones.precision import (
     HALF_GRADIENT_SCALE,
     choose_device,
@@ -37,6 +39,7 @@ class StableDiffusion:
         feature_block: the up block whose output is F(z_t); 2 is the third.
         resolution: side of the square crops that LoRA adaptation trains on, pixels.
         low_memory: checkpoint gradients and tile the VAE.
+        engine: how the UNet is run.
 
     Raises:
         ValueError: a checkpoint that cannot work, an unknown dtype or device.
@@ -54,6 +57,7 @@ class StableDiffusion:
         feature_block: int,
         resolution: int,
         low_memory: bool,
+        engine: Engine,
     ) -> None:
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
@@ -66,12 +70,19 @@ class StableDiffusion:
             parts[name].to(device=self.device, dtype=self.dtype).requires_grad_(False).eval()
             for name in loading.WEIGHTS
         )
+        self.engine = engine.on(self.device, self.dtype)
+        self.engine.prepare(self.unet)
+        self._graphs = GraphedPasses(self.engine.max_graphs) if self.engine.graphs else None
         self.alphas_cumprod: Tensor = self.scheduler.alphas_cumprod
+        # on the device, since sending a number there would wait for it
+        self._timesteps = torch.arange(len(self.alphas_cumprod), device=self.device)
+        self._alphas = self.alphas_cumprod.to(self.device)
         self.predicts_v = self.scheduler.config.prediction_type == "v_prediction"
         self.pixels_per_latent = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self._gradient_scale = HALF_GRADIENT_SCALE if self.dtype == torch.float16 else 1.0
+        self.vae.enable_slicing()  # one picture at a time: its maps are the largest of all
         self.adapters = AdapterBank(self.unet, gradient_scale=1 / self._gradient_scale)
-        self._attention = list(attention.self_attention_layers(self.unet).values())
+        self._attention = attention.MutualLayers(self.unet)
         self._features: Tensor | None = None
         if not 0 <= feature_block < len(self.unet.up_blocks):
             raise ValueError(
@@ -85,13 +96,13 @@ class StableDiffusion:
             self.save_memory()
 
     def save_memory(self) -> None:
-        """Trade time for memory: checkpointed gradients, a tiled VAE."""
+        """Trade time for memory: checkpointed gradients, a tiled VAE, no graphs."""
         self.low_memory = True
+        self._graphs = None
         gc.collect()  # a failed fit leaves cycles that hold tensors
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.unet.enable_gradient_checkpointing()
-        self.vae.enable_slicing()
         self.vae.enable_tiling()
 
     def fingerprint(self) -> str:
@@ -143,17 +154,16 @@ class StableDiffusion:
             t: one timestep, or one for each latent.
             text: embeddings, one for each sample.
         """
-        eps = self._forward(z, t, text)
-        self._features = None
-        return eps
+        return self._forward(z, t, text)[0].clone()
 
     def noise_and_features(
         self, z: Float[Tensor, "b c lh lw"], t: int, text: Tensor
     ) -> tuple[Float[Tensor, "b c lh lw"], Float[Tensor, "b f fh fw"]]:
-        """eps_theta(z_t, t) and F(z_t) before resizing, from one forward, in z's precision."""
-        eps = self._forward(z, t, text)
-        features, self._features = self._features, None
-        assert features is not None, "the feature block did not run"
+        """eps_theta(z_t, t) and F(z_t) before resizing, from one forward, in z's precision.
+
+        Both are valid until the next forward.
+        """
+        eps, features = self._forward(z, t, text)
         return eps, scale_gradient(features.to(z.dtype), self._gradient_scale)
 
     @contextmanager
@@ -164,46 +174,63 @@ class StableDiffusion:
             samples: which of the pairs.
             start_layer: the first self-attention layer concerned, 0 to 15.
         """
-        if not samples.any():
-            yield
-            return
-        layers = self._attention[start_layer:]
-        if not layers:
-            raise ValueError(
-                f"attention.start_layer must be below {len(self._attention)}, the number of "
-                f"self-attention layers, found {start_layer}"
-            )
-        with attention.mutual_attention(layers, samples.to(self.device)):
+        with self._attention.mutual(samples, start_layer, self.device):
             yield
 
     @contextmanager
     def adapted(
-        self, adapters: Sequence[Adapter] | None
+        self, adapters: Sequence[Adapter] | None, trainable: bool = False
     ) -> Iterator[dict[str, torch.nn.Parameter]]:
         """Sample i's latents pass through adapter i; None runs the plain UNet.
 
+        Args:
+            adapters: one for each sample of the batch.
+            trainable: whether the matrices require gradients.
+
         Yields:
-            The stacked LoRA matrices inside the UNet, frozen.
+            The stacked LoRA matrices inside the UNet; none where one adapter could be added to the
+            weights.
         """
         if adapters is None:
             yield {}
             return
+        alone = all(adapter is adapters[0] for adapter in adapters)
         try:
-            yield self.adapters.install(adapters, self.latent_dtype)
+            if alone and self.engine.merge_adapters and not trainable:
+                self.adapters.merge(adapters[0], self.latent_dtype)
+            else:
+                self.adapters.install(adapters, self.latent_dtype, trainable)
+            yield self.adapters.stacks
         finally:
-            self.adapters.disable()
+            self.adapters.remove()
 
-    def _forward(self, z: Tensor, t: int | Tensor, text: Tensor) -> Tensor:
-        timestep = torch.as_tensor(t, device=self.device)
+    def _forward(self, z: Tensor, t: int | Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """eps_theta(z_t, t) in z's precision, and F(z_t) in the UNet's."""
+        timestep = t if isinstance(t, Tensor) else self._timesteps[t]
         context = text.repeat_interleave(len(z) // len(text), dim=0)
         model_input = scale_gradient(z, 1 / self._gradient_scale).to(self.dtype)
-        output = self.unet(model_input, timestep, encoder_hidden_states=context).sample
+        inputs = (model_input, timestep, context)
+        if self._graphs is None:
+            output, features = self._unet_pass(*inputs)
+        else:
+            name, places = self._attention.state()
+            weights = (*self.adapters.stacks.values(), *places)
+            output, features = self._graphs(name, self._unet_pass, inputs, weights)
         output = scale_gradient(output.to(z.dtype), self._gradient_scale)
-        return self._to_eps(output, z, timestep) if self.predicts_v else output
+        return (self._to_eps(output, z, timestep) if self.predicts_v else output), features
+
+    def _unet_pass(
+        self, z: Tensor, t: Tensor, text: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The UNet's output and its features; weights are named for the sake of the graphs."""
+        output: Tensor = self.unet(z, t, encoder_hidden_states=text).sample
+        features, self._features = self._features, None
+        assert features is not None, "the feature block did not run"
+        return output, features
 
     def _to_eps(self, v: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """eps = sqrt(a_t) v + sqrt(1 - a_t) z_t."""
-        a = self.alphas_cumprod.to(self.device)[t].to(z.dtype).reshape(-1, 1, 1, 1)
+        a = self._alphas[t].to(z.dtype).reshape(-1, 1, 1, 1)
         return a**0.5 * v + (1 - a) ** 0.5 * z
 
     def _keep_features(self, module: object, args: object, output: Tensor) -> None:

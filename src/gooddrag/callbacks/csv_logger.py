@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from torch import Tensor
+
 from gooddrag.callbacks.scalars import operation_scalars
 from gooddrag.events import EditCallback
 from gooddrag.types import DragOperation, DragSample, Edit
@@ -45,11 +47,11 @@ class CsvEdit(EditCallback):
         self._file = open(self.folder / "metrics.csv", "w", newline="", encoding="utf-8")  # noqa: SIM115
         self._write(dict(zip(COLUMNS, COLUMNS, strict=True)))
 
-    def on_phase_advance(self, phase: str, loss: float | None = None) -> None:
+    def on_phase_advance(self, phase: str, loss: Tensor | None = None) -> None:
         """A row for a LoRA step."""
         if phase == "adapt" and loss is not None:
             self._adapt_steps += 1
-            self._write({"phase": "adapt", "index": self._adapt_steps, "loss": loss})
+            self._write({"phase": "adapt", "index": self._adapt_steps, "loss": float(loss)})
 
     def on_drag_operation(self, operation: DragOperation) -> None:
         """A row for a drag operation."""

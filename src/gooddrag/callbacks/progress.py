@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from gooddrag.callbacks.scalars import edit_summary, interrupted, mean_distance
 from gooddrag.events import PHASES, EditCallback
@@ -31,6 +32,7 @@ LABELS = {
     "decode": "decoding",
 }
 CACHED = "from the cache"
+LOSS_EVERY = 10  # steps between two losses that are shown
 STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "pad_edge": False}
 
 
@@ -50,11 +52,12 @@ class ProgressBar(EditCallback):
         self._samples: tuple[DragSample, ...] = ()
         self._distances: dict[int, float] = {}
         self._steps: dict[str, int] = {}
+        self._losses: dict[str, str] = {}
 
     def on_edit_start(self, samples: Sequence[DragSample]) -> None:
         """Remember the targets, and start with no bars."""
         self.close()
-        self._samples, self._steps = tuple(samples), {}
+        self._samples, self._steps, self._losses = tuple(samples), {}, {}
         self._distances = {
             i: mean_distance(sample.handles, sample.targets) for i, sample in enumerate(samples)
         }
@@ -74,12 +77,15 @@ class ProgressBar(EditCallback):
             label = LABELS.get(phase, phase)
             self._tasks[phase] = self._progress.add_task(label, total=total, note="")
 
-    def on_phase_advance(self, phase: str, loss: float | None = None) -> None:
+    def on_phase_advance(self, phase: str, loss: Tensor | None = None) -> None:
         """Move the phase's bar on."""
         self._steps[phase] = self._steps.get(phase, 0) + 1
         if self._progress is None or phase not in self._tasks:
             return
-        notes = [] if loss is None else [f"loss {loss:.4g}"]
+        # reading it waits for the device, which a drag operation has done anyway
+        if loss is not None and (phase == "drag" or self._steps[phase] % LOSS_EVERY == 1):
+            self._losses[phase] = f"loss {float(loss):.4g}"
+        notes = [self._losses[phase]] if phase in self._losses else []
         if phase == "drag" and self._distances:
             mean = sum(self._distances.values()) / len(self._distances)
             notes.append(f"{mean:.1f} px to go")

@@ -87,11 +87,11 @@ class WandbEdit(EditCallback):
             images = {"source": _image(sample.image), "points": _image(drawn)}
             self._log(self._named(prefix, images))
 
-    def on_phase_advance(self, phase: str, loss: float | None = None) -> None:
+    def on_phase_advance(self, phase: str, loss: Tensor | None = None) -> None:
         """A point on the LoRA's curve."""
         if phase == "adapt" and loss is not None:
             self._adapt_steps += 1
-            self._log({"adapt/step": self._adapt_steps, "adapt/loss": loss})
+            self._log({"adapt/step": self._adapt_steps, "adapt/loss": float(loss)})
 
     def on_drag_operation(self, operation: DragOperation) -> None:
         """A point on the curves of dragging."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -18,6 +16,7 @@ from gooddrag.drag import DragOptimization, DragSettings, Pairs, reference_pass
 from gooddrag.events import EditCallback, Phases
 from gooddrag.fitting import quiet_trainer
 from gooddrag.geometry import Canvas, latent_mask
+from gooddrag.memory import out_of_memory, peak_memory, reset_peak_memory
 from gooddrag.supervision import MotionSupervision
 from gooddrag.tracking import PointTracking
 from gooddrag.types import DragSample, Edit
@@ -115,8 +114,8 @@ class LatentDrag:
         """Edit; when the device runs out of memory, once more with the low-memory setting."""
         try:
             return self._edit(samples, phases)
-        except torch.OutOfMemoryError:
-            if self.backbone.low_memory:
+        except RuntimeError as error:
+            if self.backbone.low_memory or not out_of_memory(error):
                 raise
         self.backbone.save_memory()
         phases.seconds.clear()
@@ -238,17 +237,3 @@ class LatentDrag:
             [empty if s.mask is None or not s.mask.any() else s.mask.float() for s in samples]
         )
         return latent_mask(canvas.pad(masks), canvas.grid, z_0.shape[-2:]).to(z_0.device)
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Start counting anew, where the device counts."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: allocated on CUDA since the reset, elsewhere the process's maximum so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return maximum * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,277 @@
+"""GroupNorm and SiLU in one pass over channels-last memory, for frozen weights on CUDA.
+
+torch's GroupNorm wants channels first on CUDA, convolutions are fastest channels last: between
+them every tensor is turned round twice and read six times. These kernels read it where it lies,
+and backward keeps the input alone. Arithmetic is float32 whatever the precision of the tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ROWS, COLUMNS = 64, 64  # pixels and channels of a tile
+TILES, MEMBERS = 16, 128  # tiles read at a time, and the most channels that a group may have
+SIZES = ["pixels", "channels", "chunks", "size", "total"]  # one kernel serves all of them
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _statistics(x, mean, m2, pixels, channels, chunks, R: tl.constexpr, C: tl.constexpr):
+    """Per tile and channel: mean, and sum of squared differences from it."""
+    chunk, block, sample = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    rows, columns = chunk * R + tl.arange(0, R), block * C + tl.arange(0, C)
+    inside = (rows < pixels)[:, None] & (columns < channels)[None, :]
+    place = (sample * pixels + rows)[:, None].to(tl.int64) * channels + columns[None, :]
+    tile = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    count = tl.minimum(pixels - chunk * R, R)
+    average = tl.sum(tile, 0) / count
+    difference = tl.where(inside, tile - average[None, :], 0.0)
+    out = (sample * chunks + chunk) * channels + columns
+    tl.store(mean + out, average, mask=columns < channels)
+    tl.store(m2 + out, tl.sum(difference * difference, 0), mask=columns < channels)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _normalisation(
+    mean,
+    m2,
+    weight,
+    bias,
+    scale,
+    shift,
+    centre,
+    inverse,
+    pixels,
+    channels,
+    chunks,
+    size,
+    total,
+    eps,
+    R: tl.constexpr,
+    T: tl.constexpr,
+    S: tl.constexpr,
+):
+    """Per sample and group: joins the tiles (Chan et al.), gives y = scale x + shift."""
+    group, sample = tl.program_id(0), tl.program_id(1)
+    members = tl.arange(0, S)
+    mine = members < size
+    columns = group * size + members
+    summed = tl.zeros([S], tl.float32)
+    for start in range(0, chunks, T):
+        tiles = start + tl.arange(0, T)
+        inside = (tiles < chunks)[:, None] & mine[None, :]
+        place = (sample * chunks + tiles)[:, None] * channels + columns[None, :]
+        count = tl.minimum(pixels - tiles * R, R)[:, None].to(tl.float32)
+        summed += tl.sum(tl.load(mean + place, mask=inside, other=0.0) * count, 0)
+    average = tl.sum(summed, 0) / total
+    squares = tl.zeros([S], tl.float32)
+    for start in range(0, chunks, T):
+        tiles = start + tl.arange(0, T)
+        inside = (tiles < chunks)[:, None] & mine[None, :]
+        place = (sample * chunks + tiles)[:, None] * channels + columns[None, :]
+        count = tl.minimum(pixels - tiles * R, R)[:, None].to(tl.float32)
+        apart = tl.load(mean + place, mask=inside, other=0.0) - average
+        own = tl.load(m2 + place, mask=inside, other=0.0)
+        squares += tl.sum(tl.where(inside, own + count * apart * apart, 0.0), 0)
+    rstd = 1 / tl.sqrt(tl.sum(squares, 0) / total + eps)
+    w = tl.load(weight + columns, mask=mine, other=0.0).to(tl.float32)
+    b = tl.load(bias + columns, mask=mine, other=0.0).to(tl.float32)
+    out = sample * channels + columns
+    tl.store(scale + out, rstd * w, mask=mine)
+    tl.store(shift + out, b - average * rstd * w, mask=mine)
+    same = tl.zeros([S], tl.float32)
+    tl.store(centre + out, same + average, mask=mine)
+    tl.store(inverse + out, same + rstd, mask=mine)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _apply(
+    x, y, scale, shift, pixels, channels, SILU: tl.constexpr, R: tl.constexpr, C: tl.constexpr
+):
+    """y = scale x + shift, then SiLU."""
+    chunk, block, sample = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    rows, columns = chunk * R + tl.arange(0, R), block * C + tl.arange(0, C)
+    inside = (rows < pixels)[:, None] & (columns < channels)[None, :]
+    place = (sample * pixels + rows)[:, None].to(tl.int64) * channels + columns[None, :]
+    own = sample * channels + columns
+    a = tl.load(scale + own, mask=columns < channels, other=0.0)
+    b = tl.load(shift + own, mask=columns < channels, other=0.0)
+    u = tl.load(x + place, mask=inside, other=0.0).to(tl.float32) * a[None, :] + b[None, :]
+    if SILU:
+        u = u * tl.sigmoid(u)
+    tl.store(y + place, u.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gradient_of_u(x, dy, scale, shift, own, place, inside, some, SILU: tl.constexpr):
+    """d loss / d u times scale, where y = silu(u), and x, all float32."""
+    a = tl.load(scale + own, mask=some, other=0.0)
+    value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(dy + place, mask=inside, other=0.0).to(tl.float32)
+    if SILU:
+        b = tl.load(shift + own, mask=some, other=0.0)
+        u = value * a[None, :] + b[None, :]
+        s = tl.sigmoid(u)
+        g = g * s * (1 + u * (1 - s))
+    return g * a[None, :], value
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _gradient_sums(
+    x,
+    dy,
+    scale,
+    shift,
+    centre,
+    inverse,
+    sum_g,
+    sum_gx,
+    pixels,
+    channels,
+    chunks,
+    SILU: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+):
+    """Per tile and channel: the sums of g and of g x_hat."""
+    chunk, block, sample = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    rows, columns = chunk * R + tl.arange(0, R), block * C + tl.arange(0, C)
+    some = columns < channels
+    inside = (rows < pixels)[:, None] & some[None, :]
+    place = (sample * pixels + rows)[:, None].to(tl.int64) * channels + columns[None, :]
+    own = sample * channels + columns
+    g, value = _gradient_of_u(x, dy, scale, shift, own, place, inside, some, SILU)
+    average = tl.load(centre + own, mask=some, other=0.0)
+    rstd = tl.load(inverse + own, mask=some, other=0.0)
+    hat = (value - average[None, :]) * rstd[None, :]
+    out = (sample * chunks + chunk) * channels + columns
+    tl.store(sum_g + out, tl.sum(g, 0), mask=some)
+    tl.store(sum_gx + out, tl.sum(tl.where(inside, g * hat, 0.0), 0), mask=some)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _gradient_means(
+    sum_g,
+    sum_gx,
+    mean_g,
+    mean_gx,
+    channels,
+    chunks,
+    size,
+    total,
+    T: tl.constexpr,
+    S: tl.constexpr,
+):
+    """Per sample and group: the means of g and of g x_hat, given to each channel."""
+    group, sample = tl.program_id(0), tl.program_id(1)
+    members = tl.arange(0, S)
+    mine = members < size
+    columns = group * size + members
+    g, gx = tl.zeros([S], tl.float32), tl.zeros([S], tl.float32)
+    for start in range(0, chunks, T):
+        tiles = start + tl.arange(0, T)
+        inside = (tiles < chunks)[:, None] & mine[None, :]
+        place = (sample * chunks + tiles)[:, None] * channels + columns[None, :]
+        g += tl.sum(tl.load(sum_g + place, mask=inside, other=0.0), 0)
+        gx += tl.sum(tl.load(sum_gx + place, mask=inside, other=0.0), 0)
+    same, out = tl.zeros([S], tl.float32), sample * channels + columns
+    tl.store(mean_g + out, same + tl.sum(g, 0) / total, mask=mine)
+    tl.store(mean_gx + out, same + tl.sum(gx, 0) / total, mask=mine)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _gradient(
+    x,
+    dy,
+    dx,
+    scale,
+    shift,
+    centre,
+    inverse,
+    mean_g,
+    mean_gx,
+    pixels,
+    channels,
+    SILU: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+):
+    """dx = g - mean(g) - x_hat mean(g x_hat), where g carries 1 / std already."""
+    chunk, block, sample = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    rows, columns = chunk * R + tl.arange(0, R), block * C + tl.arange(0, C)
+    some = columns < channels
+    inside = (rows < pixels)[:, None] & some[None, :]
+    place = (sample * pixels + rows)[:, None].to(tl.int64) * channels + columns[None, :]
+    own = sample * channels + columns
+    g, value = _gradient_of_u(x, dy, scale, shift, own, place, inside, some, SILU)
+    average = tl.load(centre + own, mask=some, other=0.0)
+    rstd = tl.load(inverse + own, mask=some, other=0.0)
+    hat = (value - average[None, :]) * rstd[None, :]
+    m = tl.load(mean_g + own, mask=some, other=0.0)
+    mx = tl.load(mean_gx + own, mask=some, other=0.0)
+    result = g - m[None, :] - hat * mx[None, :]
+    tl.store(dx + place, result.to(dx.dtype.element_ty), mask=inside)
+
+
+class _GroupNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
+    ) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        samples, channels, height, width = x.shape
+        pixels, size = height * width, channels // groups
+        chunks = triton.cdiv(pixels, ROWS)
+        tiles = (chunks, triton.cdiv(channels, COLUMNS), samples)
+        wide: dict[str, Any] = {"device": x.device, "dtype": torch.float32}
+        mean, m2 = torch.empty((2, samples, chunks, channels), **wide)
+        _statistics[tiles](x, mean, m2, pixels, channels, chunks, ROWS, COLUMNS)
+        affine = torch.empty((4, samples, channels), **wide)
+        shape = (pixels, channels, chunks, size, float(pixels * size))
+        _normalisation[(groups, samples)](
+            mean, m2, weight, bias, *affine, *shape, eps, ROWS, TILES, MEMBERS
+        )
+        y = torch.empty_like(x)
+        _apply[tiles](x, y, affine[0], affine[1], pixels, channels, silu, ROWS, COLUMNS)
+        ctx.save_for_backward(x, affine)
+        ctx.groups, ctx.silu, ctx.tiles = groups, silu, tiles
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, affine = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        samples, channels, height, width = x.shape
+        pixels, size, chunks = height * width, channels // ctx.groups, ctx.tiles[0]
+        wide: dict[str, Any] = {"device": x.device, "dtype": torch.float32}
+        sums = torch.empty((2, samples, chunks, channels), **wide)
+        _gradient_sums[ctx.tiles](
+            x, dy, *affine, *sums, pixels, channels, chunks, ctx.silu, ROWS, COLUMNS
+        )
+        means = torch.empty((2, samples, channels), **wide)
+        _gradient_means[(ctx.groups, samples)](
+            *sums, *means, channels, chunks, size, float(pixels * size), TILES, MEMBERS
+        )
+        dx = torch.empty_like(x)
+        _gradient[ctx.tiles](x, dy, dx, *affine, *means, pixels, channels, ctx.silu, ROWS, COLUMNS)
+        return dx, None, None, None, None, None
+
+
+def group_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
+) -> Tensor:
+    """GroupNorm with frozen weights, and SiLU behind it if asked for.
+
+    Args:
+        x: (b, c, h, w) on CUDA, at most float32, and at most 128 channels a group.
+        weight, bias: (c,).
+        groups: how many the channels are divided into.
+        eps: added to the variance.
+        silu: whether SiLU follows.
+    """
+    y: Tensor = _GroupNorm.apply(x, weight, bias, groups, eps, silu)
+    return y
