@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from gooddrag import load_method
 from gooddrag.adapt import LoraAdapter
@@ -28,6 +30,9 @@ from tests.tiny import make_sample
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
 
+PLAIN = replace(
+    tiny.ENGINE, graphs=False, channels_last=False, fused_norms=False, merge_adapters=False
+)
 HALVES = ("bfloat16", "float16")
 LORA: dict[str, Any] = {
     "cache": None,
@@ -53,6 +58,49 @@ def on_cuda(tiny_folder: Path) -> partial[StableDiffusion]:
 def mini(*overrides: str) -> LatentDrag:
     editor: LatentDrag = load_method("gooddrag", ["backbone.device=cuda", *overrides])
     return editor
+
+
+class TestFusedGroupNorm:
+    """In float32 within its rounding; the input is far from zero, where naive sums would cancel."""
+
+    @pytest.mark.parametrize("silu", [True, False])
+    @pytest.mark.parametrize("shape", [(2, 64, 9, 11, 8), (1, 96, 40, 30, 32), (3, 2560, 8, 8, 32)])
+    def test_value_and_gradient(self, shape: tuple[int, ...], silu: bool) -> None:
+        from gooddrag.kernels import group_norm
+
+        *size, groups = shape
+        x = (torch.randn(size, device="cuda") * 2 + 30).requires_grad_()
+        weight, bias = torch.randn(2, size[1], device="cuda")
+        found = group_norm(x, weight, bias, groups, 1e-5, silu)
+        expected = functional.group_norm(x.double(), groups, weight.double(), bias.double(), 1e-5)
+        expected = functional.silu(expected) if silu else expected
+        towards = torch.randn_like(found)
+        gradients = [torch.autograd.grad((y * towards).sum(), x)[0] for y in (found, expected)]
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", *HALVES])
+def test_every_engine_gives_the_same_step(
+    on_cuda: partial[StableDiffusion], tiny_folder: Path, dtype: str
+) -> None:
+    """Loss and gradient from the same latent, graphs and all against nothing of it."""
+    z = torch.randn(2, 4, 8, 8, device="cuda")
+    found = []
+    for engine in (PLAIN, tiny.ENGINE, replace(PLAIN, graphs=True)):
+        backbone = on_cuda(dtype=dtype, engine=engine)
+        text = backbone.embed(["", ""])
+        for _ in range(2):  # the second replays what the first recorded
+            leaf = z.to(backbone.latent_dtype).requires_grad_()
+            eps, features = backbone.noise_and_features(leaf, 401, text)
+            loss = (eps - leaf).abs().mean() + features.square().mean()
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            found.append((loss.detach().clone(), gradient.clone()))
+    tolerance = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}[dtype]
+    for loss, gradient in found[1:]:
+        torch.testing.assert_close(loss, found[0][0], rtol=tolerance, atol=0)
+        apart = (gradient - found[0][1]).norm() / found[0][1].norm()
+        assert apart < (tolerance if dtype in ("float64", "float32") else 0.2)
 
 
 class TestDoublePrecision:

@@ -98,6 +98,7 @@ class LoraAdaptation(LightningModule):
         # the backbone is no nn.Module: a registered UNet would go to the CPU after the fit
         self.backbone, self.weights, self.text = backbone, list(weights), text
         self.mean, self.std = mean, std
+        self.alphas = backbone.alphas_cumprod.to(mean.device)
         self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -110,7 +111,7 @@ class LoraAdaptation(LightningModule):
         """One step of the diffusion loss; samples add up, so that none sees another's gradient."""
         crops = index % len(self.mean)
         z_0 = self.mean[crops] + self.std[crops] * draw.posterior
-        z_t = add_noise(z_0, draw.eps, self.backbone.alphas_cumprod.to(draw.t.device)[draw.t])
+        z_t = add_noise(z_0, draw.eps, self.alphas[draw.t])
         predicted = self.backbone.noise(z_t, draw.t, self.text)
         return adaptation_loss(predicted, draw.eps, len(self.text)).sum()
 
