@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -196,6 +197,7 @@ class TestOutOfMemory:
         )
 
     def reserved(self, editor: LatentDrag, sample: DragSample) -> int:
+        gc.collect()  # graphs of editors before this one
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         editor([sample])
@@ -206,6 +208,7 @@ class TestOutOfMemory:
         least = self.reserved(self.editor(low_memory=True), large)
         assert least < 0.7 * most
         editor = self.editor()
+        gc.collect()
         torch.cuda.empty_cache()
         limit((most + least) // 2)
         edit = editor([large])[0]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from gooddrag.backbones import attention, loading
 from gooddrag.backbones.adapters import AdapterBank
@@ -61,6 +62,8 @@ class StableDiffusion:
     ) -> None:
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
+        if self.device.type == "cuda" and self.dtype == torch.float32:
+            torch.backends.cudnn.allow_tf32 = False  # which is on by default, and is not float32
         self.latent_dtype = torch.promote_types(self.dtype, torch.float32)
         self.resolution = resolution
         self.path = path
@@ -96,13 +99,14 @@ class StableDiffusion:
             self.save_memory()
 
     def save_memory(self) -> None:
-        """Trade time for memory: checkpointed gradients, a tiled VAE, no graphs."""
+        """Trade time for memory: checkpointed gradients, a tiled VAE."""
         self.low_memory = True
-        self._graphs = None
+        if self._graphs is not None:
+            self._graphs.clear()
         gc.collect()  # a failed fit leaves cycles that hold tensors
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.unet.enable_gradient_checkpointing()
+        self.unet.enable_gradient_checkpointing(checkpointed)
         self.vae.enable_tiling()
 
     def fingerprint(self) -> str:
@@ -235,3 +239,8 @@ class StableDiffusion:
 
     def _keep_features(self, module: object, args: object, output: Tensor) -> None:
         self._features = output
+
+
+def checkpointed(module: torch.nn.Module, *args: object) -> object:
+    """Run a block and forget what is in it until its backward; it draws no random numbers."""
+    return checkpoint(module, *args, use_reentrant=False, preserve_rng_state=False)

@@ -1,0 +1,291 @@
+"""make bench-gpu: what an edit of SD 1.5's size costs on one GPU, written as a table.
+
+    python -m benchmarks.gpu             everything, a few minutes
+    python -m benchmarks.gpu edits       some parts: ceilings, edits, memory, batches, compile
+
+Random weights of fixed seed, DragWorld pictures at 512 x 512, and a fixed amount of work: 70 LoRA
+steps of batch 4, 38 steps of inversion, 7 x 10 x 3 gradient steps with tracking, 38 denoising
+steps, decoding; nothing may stop the dragging early. The model is resident, all else is counted.
+Each part runs in a process of its own and prints a line of JSON; what fails is named in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.run import PACKAGES, commit, hardware, machine_name
+from benchmarks.sd15 import random_sd15
+
+ROOT = Path(__file__).parents[1]
+FIXED_WORK = ["method.patience=null", "method.on_arrival=never"]
+GRADIENT_STEPS = 7 * 10 * 3
+
+
+# -- the parts: each prints what it measured as one line ------------------------------------------
+
+
+def ceilings() -> dict[str, float]:
+    """The chip's own limits, and what one gradient step needs of them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    product = seconds(lambda: a @ b, 10)
+    x = torch.empty(2 * 10**9, dtype=torch.uint8, device="cuda")
+    copy = seconds(lambda: x.clone(), 10)
+    backbone = editor("engine=plain").backbone
+    z = torch.randn(1, 4, 64, 64, device="cuda", requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        eps, features = backbone.noise_and_features(z, 501, backbone.embed([""]))
+        (eps.sum() + features.sum()).backward()
+    weights = sum(w.numel() * w.element_size() for w in backbone.unet.parameters())
+    return {
+        "matrix_tflops": 2 * 8192**3 / product / 1e12,
+        "copy_tb_per_s": 2 * len(x) / copy / 1e12,
+        "step_tflop": counter.get_total_flops() / 1e12,
+        # every weight is read in the forward and once more in the backward
+        "step_weight_gb": 2 * weights / 1e9,
+    }
+
+
+def edits() -> dict[str, Any]:
+    """Cold, warm, and once more on the same picture; and one gradient step through the UNet."""
+    method = editor()
+    cold, warm = timed(method, [0]), [timed(method, [i]) for i in (1, 2, 3)]
+    again = [timed(method, [3]) for _ in range(3)]
+    return {"cold": cold, "warm": median(warm), "again": median(again), "step": step(method)}
+
+
+def memory() -> dict[str, Any]:
+    """Peak memory with the low-memory setting."""
+    return {"low": timed(editor("backbone.low_memory=true"), [0])}
+
+
+def batches() -> dict[str, Any]:
+    """Many pictures at once, each with its own LoRA, points and mask."""
+    method = editor()
+    timed(method, range(8))
+    eight = timed(method, range(10, 18))
+    del method
+    torch.cuda.empty_cache()
+    small = editor("backbone=mini", fixed=[], size=256)
+    timed(small, range(64))
+    return {"eight": eight, "mini_64": timed(small, range(100, 164))}
+
+
+def compiled() -> dict[str, Any]:
+    """With torch.compile."""
+    method = editor("engine.compile=true")
+    start = time.perf_counter()
+    first = timed(method, [0])
+    return {
+        "first_s": time.perf_counter() - start,
+        "cold": first,
+        "warm": timed(method, [1]),
+        "again": timed(method, [1]),
+        "step": step(method),
+    }
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "ceilings": ceilings,
+    "edits": edits,
+    "memory": memory,
+    "batches": batches,
+    "compile": compiled,
+}
+
+
+def editor(*overrides: str, fixed: Sequence[str] = FIXED_WORK, size: int = 512) -> Any:
+    """GoodDrag on the random SD 1.5, with an empty LoRA cache."""
+    from gooddrag import load_method
+
+    folder = random_sd15(Path(tempfile.gettempdir()) / "gooddrag_random_sd15", torch.bfloat16)
+    where = ["backbone=folder", f"backbone.path={folder}"]
+    where = [] if any(o.startswith("backbone=") for o in overrides) else where
+    cache = tempfile.mkdtemp()
+    method = load_method("gooddrag", [*where, *fixed, f"cache={cache}", *overrides])
+    method.picture_size = size
+    return method
+
+
+def timed(method: Any, indices: Sequence[int]) -> dict[str, Any]:
+    """One call on DragWorld's test pictures: seconds, phases, memory, edits a minute."""
+    from gooddrag.data.world import world_sample
+
+    samples = [world_sample("test", 0, i, method.picture_size) for i in indices]
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    edit = method(samples)[0]
+    torch.cuda.synchronize()
+    passed = time.perf_counter() - start
+    return {
+        "seconds": passed,
+        "phases": edit.seconds,
+        "memory": edit.peak_memory / 1e9,
+        "allocated": torch.cuda.max_memory_allocated() / 1e9,
+        "per_minute": 60 * len(samples) / passed,
+    }
+
+
+def step(method: Any) -> float:
+    """Seconds of a forward and backward through the UNet at batch 1, median of 20."""
+    backbone = method.backbone
+    text = backbone.embed([""])
+    z = torch.randn(1, 4, 64, 64, device=backbone.device, requires_grad=True)
+
+    def once() -> None:
+        eps, features = backbone.noise_and_features(z, 501, text)
+        (z.grad,) = torch.autograd.grad(eps.sum() + features.sum(), z)
+
+    return seconds(once, 20)
+
+
+def seconds(run: Callable[[], object], repeats: int) -> float:
+    """The median over repeats, after three runs to warm up."""
+    times = []
+    for i in range(repeats + 3):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        if i >= 3:
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def median(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run of median duration."""
+    return sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+
+def report(found: dict[str, dict[str, Any]], arguments: Sequence[str], commit: str) -> str:
+    """All parts as Markdown; a part that failed is named with its last line."""
+    edits, ceiling = found.get("edits", {}), found.get("ceilings", {})
+    lines = [
+        "# One edit of SD 1.5's size on one GPU",
+        "",
+        f"{hardware()}, "
+        + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+        + f"; commit {commit}, {date.today()}.",
+        f"`python -m benchmarks.gpu {' '.join(arguments)}`".replace(" `", "`"),
+        "",
+        (__doc__ or "").split("\n\n")[2].strip().replace("\n", " "),
+        "The official code on the same kind of chip: 55 s without loading, 191 ms a gradient "
+        "step, 10.4 GiB.",
+        "",
+        "| what | measured | goal |",
+        "|---|---|---|",
+    ]
+
+    def row(what: str, goal: str, *path: str, unit: str = "s", factor: float = 1.0) -> None:
+        value: Any = found
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        shown = "not measured" if value is None else f"{factor * value:.2f} {unit}"
+        lines.append(f"| {what} | {shown} | {goal} |")
+
+    row("one edit, cold: first picture after loading", "6.5 s", "edits", "cold", "seconds")
+    row("one edit, warm", "5.0 s", "edits", "warm", "seconds")
+    row("one edit, warm, `engine.compile=true`", "4.0 s", "compile", "warm", "seconds")
+    row("the same picture again", "2.5 s", "edits", "again", "seconds")
+    row("gradient step, the UNet alone", "", "edits", "step", unit="ms", factor=1e3)
+    row(
+        "gradient step, all of the drag phase / 210",
+        "15 ms",
+        "edits",
+        "warm",
+        "phases",
+        "drag",
+        unit="ms",
+        factor=1e3 / GRADIENT_STEPS,
+    )
+    row("LoRA, 70 steps of batch 4", "2.5 s", "edits", "warm", "phases", "adapt")
+    row("8 edits at once", "15", "batches", "eight", "per_minute", unit="a minute")
+    row(
+        "64 edits at once, embedded model",
+        "200",
+        "batches",
+        "mini_64",
+        "per_minute",
+        unit="a minute",
+    )
+    row("peak memory, reserved", "6 GB", "edits", "warm", "memory", unit="GB")
+    row("peak memory, reserved, low-memory setting", "4 GB", "memory", "low", "memory", unit="GB")
+    if edits:
+        lines += ["", "| phase | cold, s | warm, s | again, s |", "|---|---|---|---|"]
+        kinds = [edits[kind]["phases"] for kind in ("cold", "warm", "again")]
+        for phase in kinds[0]:
+            lines.append(f"| {phase} | " + " | ".join(f"{k[phase]:.3f}" for k in kinds) + " |")
+    if ceiling:
+        work = 1e3 * ceiling["step_tflop"] / ceiling["matrix_tflops"]
+        bytes_ = ceiling["step_weight_gb"] / ceiling["copy_tb_per_s"]
+        lines += [
+            "",
+            f"Floor of a gradient step: {ceiling['step_tflop']:.2f} TFLOP at the measured "
+            f"{ceiling['matrix_tflops']:.0f} TFLOP/s are {work:.1f} ms; its weights, "
+            f"{ceiling['step_weight_gb']:.1f} GB at {ceiling['copy_tb_per_s']:.1f} TB/s, "
+            f"{bytes_:.1f} ms.",
+        ]
+    failures = {name: part["failed"] for name, part in found.items() if "failed" in part}
+    lines += [f"\nFAILED {name}: {line}" for name, line in failures.items()]
+    lines += ["", "<details><summary>All figures</summary>", "", "```json"]
+    lines += [json.dumps(found, indent=1), "```", "", "</details>", ""]
+    return "\n".join(lines)
+
+
+def run_part(name: str, limit: float) -> dict[str, Any]:
+    """A part in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--part", name]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=limit, cwd=ROOT, env=os.environ
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"more than {limit:.0f} s"}
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1][:300]}
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    parser.add_argument("--part", choices=PARTS, help="run this one here, and print its figures")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds for each part")
+    parser.add_argument("--commit", default=commit(), help="where git is not at hand")
+    parser.add_argument("--output", type=Path, help="file to write")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.exit(2, "error: no CUDA device is here; for a CPU there is `make bench`\n")
+    if args.part:
+        print(json.dumps(PARTS[args.part]()))
+        return
+    chosen, found = args.parts or list(PARTS), {}
+    output = args.output or ROOT / "benchmarks" / f"RESULTS_{machine_name()}.md"
+    for name in chosen:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        found[name] = run_part(name, args.limit)
+        output.write_text(report(found, chosen, args.commit))  # kept part by part
+    print(output.read_text())
+
+
+if __name__ == "__main__":
+    main()
