@@ -19,7 +19,7 @@ CONSTRAINTS := $(VENV)/constraints.txt
 export GOMP_SPINCOUNT ?= 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format types bench clean
+.PHONY: help demo test test-slow lint format types bench bench-gpu clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ types: $(DEV)  ## mypy
 
 bench: $(DEV)  ## Measure speed and memory here; writes benchmarks/RESULTS_<machine>.md
 	@$(BIN)/python -m benchmarks.run $(BENCH)
+
+bench-gpu: $(DEV)  ## Measure an edit of SD 1.5's size on a CUDA device
+	@$(BIN)/python -m benchmarks.gpu $(BENCH)
 
 clean:  ## Remove the virtual environment and what tools left behind
 	rm -rf $(VENV) build dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
