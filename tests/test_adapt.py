@@ -56,7 +56,7 @@ class Losses(EditCallback):
 
     def on_phase_advance(self, phase: str, loss: torch.Tensor | None = None) -> None:
         assert loss is not None
-        self.found.append(loss)
+        self.found.append(float(loss))
 
 
 def test_noise_is_added_as_the_scheduler_does(backbone: StableDiffusion) -> None:

@@ -23,7 +23,13 @@ ENGINE = Engine(
 )
 
 
-def make_pipeline(folder: Path, *, prediction_type: str = "epsilon", in_channels: int = 4) -> Path:
+def make_pipeline(
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    in_channels: int = 4,
+    linear_projection: bool = False,
+) -> Path:
     """Write the pipeline in diffusers layout; SD 1.5's block types, sixteen layers of attention."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -43,6 +49,7 @@ def make_pipeline(folder: Path, *, prediction_type: str = "epsilon", in_channels
             norm_num_groups=4,
             attention_head_dim=2,
             cross_attention_dim=WIDTH,
+            use_linear_projection=linear_projection,
         )
         text_encoder = make_text_encoder(
             hidden_size=WIDTH, layers=1, heads=2, inner=WIDTH, embedding_std=0.5

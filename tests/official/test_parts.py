@@ -170,7 +170,7 @@ class Losses(EditCallback):
     def on_phase_advance(self, phase: str, loss: torch.Tensor | None = None) -> None:
         assert phase == "adapt"
         assert loss is not None
-        self.found.append(loss)
+        self.found.append(float(loss))
 
 
 def fit_lora(editor: LatentDrag, steps: int) -> tuple[dict[str, torch.Tensor], list[float]]:
@@ -180,10 +180,11 @@ def fit_lora(editor: LatentDrag, steps: int) -> tuple[dict[str, torch.Tensor], l
     eps = torch.stack([expected["lora_noise_step1"], expected["lora_noise_step2"]])
     z_0 = torch.stack([expected["lora_model_input_step1"], expected["lora_model_input_step2"]])
     t = torch.tensor(info["timesteps"][:2])
-    with backbone.adapted([load_adapter(PARITY / "cat_lora_lora_init.safetensors")]) as weights:
+    start = load_adapter(PARITY / "cat_lora_lora_init.safetensors")
+    with backbone.adapted([start], trainable=True) as weights:
         module = LoraAdaptation(
             backbone=backbone,
-            weights=[weight.requires_grad_() for weight in weights.values()],
+            weights=list(weights.values()),
             mean=z_0,
             std=torch.zeros_like(z_0),
             text=expected["text_embedding"],
