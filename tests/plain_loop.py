@@ -8,7 +8,7 @@ from torch import Tensor
 from gooddrag.ddim import move
 from gooddrag.denoising import PairedDenoising
 from gooddrag.drag import Pairs, Reference
-from gooddrag.geometry import Canvas, half_resolution
+from gooddrag.geometry import Canvas
 from gooddrag.methods.latent_drag import LatentDrag
 from gooddrag.supervision import arrived, mask_term
 from gooddrag.tracking import track
@@ -43,7 +43,6 @@ def plain_drag(
         for k in range(operations):
             for j in range(settings.J):
                 eps, features = backbone.noise_and_features(z, t, denoising.text)
-                features = half_resolution(features, canvas.grid)
                 if k == 0 and j == 0:
                     handles = track(
                         features,
@@ -51,7 +50,7 @@ def plain_drag(
                         pairs.sample,
                         handles,
                         editor.tracking.r2,
-                        canvas.inside,
+                        canvas,
                     )
                 if bool(arrived(handles, pairs.targets, editor.supervision.arrival).all()):
                     dragging = False
@@ -62,7 +61,7 @@ def plain_drag(
                     pairs.sample,
                     handles,
                     pairs.targets,
-                    canvas.inside,
+                    canvas,
                 )
                 z_prev = move(z, eps, *times.down(t))
                 loss = drag + editor.supervision.lam * mask_term(z_prev, reference.z_prev, mask)
@@ -78,7 +77,7 @@ def plain_drag(
                 pairs.sample,
                 handles,
                 editor.tracking.r2,
-                canvas.inside,
+                canvas,
             )
             unmoved = unmoved + 1 if torch.equal(before, handles) else 0
             if unmoved == settings.patience:

@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gooddrag.geometry import Canvas, directions, half_resolution, latent_mask, sample_patches
+from gooddrag.geometry import Canvas, directions, latent_mask, sample_patches
 
 ONE = torch.tensor([0])
+WIDE = Canvas((40, 48), (40, 48))  # a grid of 20 x 24 cells
+
+
+def square(cells: int) -> Canvas:
+    """A canvas with a square grid."""
+    return Canvas((2 * cells, 2 * cells), (2 * cells, 2 * cells))
 
 
 class TestCanvas:
@@ -56,7 +62,7 @@ class TestCanvas:
 class TestPatches:
     def test_whole_centres_give_slices(self) -> None:
         features = torch.rand(1, 5, 20, 24)
-        patch, valid = sample_patches(features, ONE, torch.tensor([[7.0, 9.0]]), 3, (20, 24))
+        patch, valid = sample_patches(features, ONE, torch.tensor([[7.0, 9.0]]), 3, WIDE)
         assert torch.equal(patch[0], features[0, :, 4:11, 6:13])
         assert valid.all()
 
@@ -64,7 +70,7 @@ class TestPatches:
         rows, columns = torch.meshgrid(torch.arange(20.0), torch.arange(24.0), indexing="ij")
         features = (2 * rows + 3 * columns)[None, None]
         centre = torch.tensor([[7.25, 9.75]])
-        patch, _ = sample_patches(features, ONE, centre, 2, (20, 24))
+        patch, _ = sample_patches(features, ONE, centre, 2, WIDE)
         offsets = torch.arange(-2.0, 3.0)
         expected = 2 * (7.25 + offsets[:, None]) + 3 * (9.75 + offsets[None, :])
         torch.testing.assert_close(patch[0, 0], expected)
@@ -72,7 +78,7 @@ class TestPatches:
     @pytest.mark.parametrize("centre", [(0.0, 0.0), (19.0, 23.0), (0.0, 23.0), (1.0, 12.0)])
     def test_cells_beyond_the_border_are_marked(self, centre: tuple[float, float]) -> None:
         features = torch.rand(1, 2, 20, 24)
-        patch, valid = sample_patches(features, ONE, torch.tensor([centre]), 3, (20, 24))
+        patch, valid = sample_patches(features, ONE, torch.tensor([centre]), 3, WIDE)
         for i in range(7):
             for j in range(7):
                 row, column = int(centre[0]) + i - 3, int(centre[1]) + j - 3
@@ -83,7 +89,11 @@ class TestPatches:
 
     def test_padding_does_not_count(self) -> None:
         _, valid = sample_patches(
-            torch.rand(1, 2, 20, 24), ONE, torch.tensor([[17.0, 12.0]]), 2, (18, 24)
+            torch.rand(1, 2, 20, 24),
+            ONE,
+            torch.tensor([[17.0, 12.0]]),
+            2,
+            Canvas((36, 48), (40, 48)),
         )
         assert valid[0].any(dim=1).tolist() == [True, True, True, False, False]
 
@@ -92,17 +102,17 @@ class TestPatches:
         centres = torch.tensor([[2.25, 3.5], [0.0, 5.0]])
 
         def sample(f: torch.Tensor) -> torch.Tensor:
-            return sample_patches(f, torch.tensor([1, 0]), centres, 1, (6, 6))[0]
+            return sample_patches(f, torch.tensor([1, 0]), centres, 1, square(6))[0]
 
         assert torch.autograd.gradcheck(sample, (features,))
 
     def test_each_pair_reads_its_own_sample(self) -> None:
         features = torch.rand(3, 4, 10, 10)
         centres = torch.tensor([[4.0, 4.0], [5.0, 5.0], [4.0, 4.0]])
-        together, _ = sample_patches(features, torch.tensor([2, 0, 0]), centres, 1, (10, 10))
+        together, _ = sample_patches(features, torch.tensor([2, 0, 0]), centres, 1, square(10))
         for i, owner in enumerate((2, 0, 0)):
             alone, _ = sample_patches(
-                features[owner : owner + 1], ONE, centres[i : i + 1], 1, (10, 10)
+                features[owner : owner + 1], ONE, centres[i : i + 1], 1, square(10)
             )
             assert torch.equal(together[i : i + 1], alone)
 
@@ -117,10 +127,23 @@ def test_directions_are_unit_vectors_and_zero_for_pins() -> None:
     assert distance.tolist() == [5.0, 0.0]
 
 
-def test_half_resolution_keeps_constants() -> None:
-    assert torch.equal(
-        half_resolution(torch.full((1, 2, 8, 8), 3.0), (32, 32)), torch.full((1, 2, 32, 32), 3.0)
+@pytest.mark.parametrize(
+    ("size", "grid"), [((8, 8), (32, 32)), ((9, 7), (36, 28)), ((8, 8), (8, 8))]
+)
+def test_patches_are_those_of_the_resized_map(size: tuple[int, int], grid: tuple[int, int]) -> None:
+    """To the last bits, though that map is never made; so is the gradient."""
+    canvas = Canvas((2 * grid[0], 2 * grid[1]), (2 * grid[0], 2 * grid[1]))
+    features = torch.rand(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    sample, centres = torch.tensor([1, 0, 1]), torch.tensor([[3.0, 4.0], [5.25, 2.5], [0.0, 1.75]])
+    found, _ = sample_patches(features, sample, centres, 2, canvas)
+    resized = functional.interpolate(features, grid, mode="bilinear", align_corners=False)
+    expected, _ = sample_patches(resized, sample, centres, 2, canvas)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    towards = torch.rand_like(found)
+    one, other = (
+        torch.autograd.grad((patches * towards).sum(), features)[0] for patches in (found, expected)
     )
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
 
 
 def test_latent_mask_is_binary_at_latent_size() -> None:

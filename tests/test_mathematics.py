@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gooddrag import ddim
-from gooddrag.geometry import sample_patches
+from gooddrag.geometry import Canvas, sample_patches
 from gooddrag.schedule import aldd, drag_first, spread
 from gooddrag.seeding import generator
 from gooddrag.supervision import (
@@ -19,6 +19,7 @@ from gooddrag.supervision import (
 from gooddrag.tracking import PointTracking, track
 
 ONE = torch.tensor([0])
+GRID_24, GRID_32 = (Canvas((2 * n, 2 * n), (2 * n, 2 * n)) for n in (24, 32))
 ALPHAS = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, dim=0)
 
 
@@ -58,45 +59,45 @@ class TestSupervision:
         """The loss is zero exactly when the patch at p + beta d shows the original one."""
         original = torch.rand(1, 3, 24, 24)
         handles, targets = torch.tensor([[8.0, 8.0]]), torch.tensor([[8.0, 20.0]])
-        reference = sample_patches(original, ONE, handles, 1, (24, 24))
+        reference = sample_patches(original, ONE, handles, 1, GRID_24)
         moved = original.roll(4, dims=-1)
         loss = supervision()
-        assert float(loss.drag_term(moved, reference, ONE, handles, targets, (24, 24))) == 0
-        assert float(loss.drag_term(original, reference, ONE, handles, targets, (24, 24))) > 0
+        assert float(loss.drag_term(moved, reference, ONE, handles, targets, GRID_24)) == 0
+        assert float(loss.drag_term(original, reference, ONE, handles, targets, GRID_24)) > 0
 
     def test_official_weight_of_a_known_difference(self) -> None:
         handles, targets = torch.tensor([[8.0, 8.0]]), torch.tensor([[8.0, 20.0]])
         zeros, halves = torch.zeros(1, 3, 24, 24), torch.full((1, 3, 24, 24), 0.5)
-        reference = sample_patches(zeros, ONE, handles, 1, (24, 24))
-        found = supervision().drag_term(halves, reference, ONE, handles, targets, (24, 24))
+        reference = sample_patches(zeros, ONE, handles, 1, GRID_24)
+        found = supervision().drag_term(halves, reference, ONE, handles, targets, GRID_24)
         assert float(found) == pytest.approx(4 * 0.5)
         paper = supervision(scale="paper")
-        found = paper.drag_term(halves, reference, ONE, handles, targets, (24, 24))
+        found = paper.drag_term(halves, reference, ONE, handles, targets, GRID_24)
         assert float(found) == pytest.approx(0.5 * 3 * 9)
 
     def test_pins_are_skipped_or_held(self) -> None:
         pin = torch.tensor([[8.0, 8.0]])
         zeros, ones = torch.zeros(1, 3, 24, 24), torch.ones(1, 3, 24, 24)
-        reference = sample_patches(zeros, ONE, pin, 1, (24, 24))
-        assert float(supervision().drag_term(ones, reference, ONE, pin, pin, (24, 24))) == 0
-        held = supervision(arrived="hold").drag_term(ones, reference, ONE, pin, pin, (24, 24))
+        reference = sample_patches(zeros, ONE, pin, 1, GRID_24)
+        assert float(supervision().drag_term(ones, reference, ONE, pin, pin, GRID_24)) == 0
+        held = supervision(arrived="hold").drag_term(ones, reference, ONE, pin, pin, GRID_24)
         assert float(held) == 4
 
     def test_self_referential_loss_knows_no_original(self) -> None:
         """With the current patch as reference a constant map costs nothing, whatever it was."""
         handles, targets = torch.tensor([[8.0, 8.0]]), torch.tensor([[8.0, 20.0]])
-        reference = sample_patches(torch.zeros(1, 3, 24, 24), ONE, handles, 1, (24, 24))
+        reference = sample_patches(torch.zeros(1, 3, 24, 24), ONE, handles, 1, GRID_24)
         ones = torch.ones(1, 3, 24, 24)
-        arguments = (ones, reference, ONE, handles, targets, (24, 24))
+        arguments = (ones, reference, ONE, handles, targets, GRID_24)
         assert float(supervision(reference="current").drag_term(*arguments)) == 0
         assert float(supervision().drag_term(*arguments)) > 0
 
     def test_no_gradient_reaches_the_reference(self) -> None:
         features = torch.rand(1, 3, 24, 24, requires_grad=True)
         handles, targets = torch.tensor([[8.0, 4.0]]), torch.tensor([[8.0, 20.0]])
-        reference = sample_patches(features, ONE, handles, 1, (24, 24))
+        reference = sample_patches(features, ONE, handles, 1, GRID_24)
         supervision().drag_term(
-            features, reference, ONE, handles, targets, (24, 24)
+            features, reference, ONE, handles, targets, GRID_24
         ).sum().backward()
         assert (features.grad[..., 7:10, 3:6] == 0).all()
         assert (features.grad[..., 7:10, 7:10] != 0).all()
@@ -104,8 +105,8 @@ class TestSupervision:
     def test_handles_at_the_border(self) -> None:
         features = torch.rand(1, 3, 24, 24)
         handles, targets = torch.tensor([[0.0, 23.0]]), torch.tensor([[12.0, 12.0]])
-        reference = sample_patches(features, ONE, handles, 4, (24, 24))
-        found = supervision(r1=4).drag_term(features, reference, ONE, handles, targets, (24, 24))
+        reference = sample_patches(features, ONE, handles, 4, GRID_24)
+        found = supervision(r1=4).drag_term(features, reference, ONE, handles, targets, GRID_24)
         assert torch.isfinite(found).all()
 
     def test_mask_term_is_a_plain_sum_outside_the_mask(self) -> None:
@@ -129,33 +130,40 @@ class TestTracking:
         original = torch.rand(1, 8, 32, 32)
         handles = torch.tensor([[10.0, 12.0], [20.0, 5.0]])
         sample = torch.tensor([0, 0])
-        vectors = sample_patches(original, sample, handles, 0, (32, 32))[0][:, :, 0, 0]
+        vectors = sample_patches(original, sample, handles, 0, GRID_32)[0][:, :, 0, 0]
         moved = original.roll((3, -2), dims=(-2, -1))
-        found = track(moved, vectors, sample, handles, 5, (32, 32))
+        found = track(moved, vectors, sample, handles, 5, GRID_32)
         assert torch.equal(found, handles + torch.tensor([3.0, -2.0]))
 
     def test_the_first_of_equals_wins_in_row_major_order(self) -> None:
         flat = torch.ones(1, 2, 32, 32)
-        found = track(flat, torch.ones(1, 2), ONE, torch.tensor([[10.0, 12.0]]), 3, (32, 32))
+        found = track(flat, torch.ones(1, 2), ONE, torch.tensor([[10.0, 12.0]]), 3, GRID_32)
         assert found.tolist() == [[7.0, 9.0]]
 
     @pytest.mark.parametrize("handle", [(0.0, 0.0), (31.0, 31.0), (2.0, 30.0)])
     def test_stays_inside_at_borders(self, handle: tuple[float, float]) -> None:
         flat = torch.rand(1, 2, 32, 32)
-        found = track(flat, torch.ones(1, 2), ONE, torch.tensor([handle]), 12, (32, 32))[0]
+        found = track(flat, torch.ones(1, 2), ONE, torch.tensor([handle]), 12, GRID_32)[0]
         assert ((found >= 0) & (found <= 31)).all()
 
     def test_never_enters_the_padding(self) -> None:
         features = torch.zeros(1, 1, 32, 32)
         features[..., 28:, :] = 1  # the perfect match lies in the padding
-        found = track(features, torch.ones(1, 1), ONE, torch.tensor([[26.0, 10.0]]), 6, (28, 32))
+        found = track(
+            features,
+            torch.ones(1, 1),
+            ONE,
+            torch.tensor([[26.0, 10.0]]),
+            6,
+            Canvas((56, 64), (64, 64)),
+        )
         assert float(found[0, 0]) <= 27
 
     def test_fractions_are_kept(self) -> None:
         features = torch.rand(1, 4, 32, 32)
         handle = torch.tensor([[10.25, 12.5]])
-        vectors = sample_patches(features, ONE, handle, 0, (32, 32))[0][:, :, 0, 0]
-        assert torch.equal(track(features, vectors, ONE, handle, 3, (32, 32)), handle)
+        vectors = sample_patches(features, ONE, handle, 0, GRID_32)[0][:, :, 0, 0]
+        assert torch.equal(track(features, vectors, ONE, handle, 3, GRID_32), handle)
 
     def test_settings_out_of_range(self) -> None:
         with pytest.raises(ValueError, match=r"tracking\.when"):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gooddrag.backbones.base import Backbone
 from gooddrag.ddim import Timesteps, move, predict_z0
 from gooddrag.denoising import PairedDenoising, decode_one
-from gooddrag.geometry import Canvas, half_resolution, sample_patches
+from gooddrag.geometry import Canvas, sample_patches
 from gooddrag.supervision import MotionSupervision, arrived, mask_term
 from gooddrag.tracking import PointTracking, track
 from gooddrag.types import DragOperation, DragSample, Tracking, Trajectory
@@ -82,9 +82,9 @@ def reference_pass(
         with torch.enable_grad():
             eps, features = backbone.noise_and_features(z.detach().requires_grad_(), t, text)
             z_prev = move(z, eps, *times.down(t)).detach()
-            grid = half_resolution(features, canvas.grid).detach()
-        patches = sample_patches(grid, pairs.sample, pairs.start, r1, canvas.inside)
-        vectors, _ = sample_patches(grid, pairs.sample, pairs.start, 0, canvas.inside)
+            features = features.detach()
+        patches = sample_patches(features, pairs.sample, pairs.start, r1, canvas)
+        vectors, _ = sample_patches(features, pairs.sample, pairs.start, 0, canvas)
         kept.append(Reference(patches, vectors[:, :, 0, 0], z_prev))
         z = z_prev
         advance()
@@ -245,9 +245,8 @@ class DragOptimization(LightningModule):
         """The samples that are being dragged now, on the CPU."""
         return self.active & ~self.resting
 
-    def _forward(self) -> tuple[Latent, Float[Tensor, "b f rows columns"]]:
-        eps, features = self.backbone.noise_and_features(self.z, self.t, self.denoising.text)
-        return eps, half_resolution(features, self.canvas.grid)
+    def _forward(self) -> tuple[Latent, Float[Tensor, "b f h w"]]:
+        return self.backbone.noise_and_features(self.z, self.t, self.denoising.text)
 
     def _enter_operation(self, index: int, features: Tensor) -> bool:
         """Track where the settings want it before the loss, and see who has arrived."""
@@ -267,7 +266,7 @@ class DragOptimization(LightningModule):
             self.pairs.sample,
             self.handles,
             self.pairs.targets,
-            self.canvas.inside,
+            self.canvas,
         )
         z_prev = move(self.z, eps, *self.denoising.times.down(self.t))
         mask = self.supervision.lam * mask_term(z_prev, self.reference.z_prev, self.mask)
@@ -305,7 +304,7 @@ class DragOptimization(LightningModule):
             self.pairs.sample,
             self.handles,
             self.tracking.r2,
-            self.canvas.inside,
+            self.canvas,
         )
         if not self.dragging.all():
             dragging = self.dragging[self.owner, None].to(found.device)

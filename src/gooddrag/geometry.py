@@ -1,14 +1,15 @@
 """Where things are: image pixels, the half-resolution grid of features, and patches on it.
 
 Two frames are used. Image pixels are (x, y) = (column, row). Grid positions are (row, column) on
-the map of features resized to half the canvas, the resolution at which GoodDrag supervises and
-tracks. The canvas is the picture as the network sees it, padded or not.
+the map of features as if resized to half the canvas, the resolution at which GoodDrag supervises
+and tracks. The canvas is the picture as the network sees it, padded or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -100,11 +101,26 @@ class Canvas:
         return grid.flip(-1) * scale
 
 
-def half_resolution(
-    features: Float[Tensor, "b c h w"], grid: tuple[int, int]
-) -> Float[Tensor, "b c rows columns"]:
-    """F(z_t) on the half-resolution grid: bilinear, corners not aligned (pipeline.py:383-401)."""
-    return functional.interpolate(features, grid, mode="bilinear", align_corners=False)
+@cache
+def resizing(
+    size: int, cells: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How one axis is resized bilinearly, corners not aligned (pipeline.py:383-401).
+
+    Returns:
+        For each cell of the grid the two places that it lies between, each as a row of a matrix
+        (cells, size) with a single 1, and the weight of the second (cells,).
+
+    >>> first, second, weight = resizing(2, 4, torch.float32, torch.device("cpu"))
+    >>> first.argmax(1).tolist(), second.argmax(1).tolist(), weight.tolist()
+    ([0, 0, 0, 1], [1, 1, 1, 1], [0.0, 0.25, 0.75, 0.25])
+    """
+    cell = torch.arange(cells, dtype=dtype, device=device)
+    place = ((cell + 0.5) * (size / cells) - 0.5).clamp(min=0)
+    first = place.floor().long()
+    second = (first + 1).clamp(max=size - 1)
+    identity = torch.eye(size, dtype=dtype, device=device)
+    return identity[first], identity[second], place - first
 
 
 def latent_mask(
@@ -128,35 +144,29 @@ def directions(
 
 
 def sample_patches(
-    features: Float[Tensor, "b c rows columns"],
+    features: Float[Tensor, "b c h w"],
     sample: Int[Tensor, " n"],
     centres: Float[Tensor, "n 2"],
     radius: int,
-    inside: tuple[int, int],
+    canvas: Canvas,
 ) -> tuple[Float[Tensor, "n c s s"], Bool[Tensor, "n s s"]]:
     """The patches Omega(p_i, r), bilinear where a centre lies between cells.
 
     Gradients flow through the features, not through the positions (drag_utils.py:79-94).
 
     Args:
-        features: maps on the grid.
+        features: F(z_t) at the size that the network gives them.
         sample: which map each patch is taken from.
         centres: (row, column) on the grid.
         radius: r; a patch has s = 2 r + 1 cells a side.
-        inside: (rows, columns) that count; cells beyond repeat the border and are marked.
+        canvas: tells the grid, and which of its cells show the picture; cells beyond repeat the
+            border and are marked.
 
     Returns:
         The patches, and which of their cells lie inside.
     """
     corner = centres.floor()
-    steps = torch.arange(-radius, radius + 2, device=centres.device)
-    rows, columns = (corner.long()[:, axis, None] + steps for axis in (0, 1))
-    block = features[
-        sample[:, None, None],
-        :,
-        rows.clamp(0, inside[0] - 1)[:, :, None],
-        columns.clamp(0, inside[1] - 1)[:, None, :],
-    ].permute(0, 3, 1, 2)
+    block = grid_block(features, sample, corner, radius, canvas)
     # float32 as in the official code, whose traces in float64 depend on it
     near, far = ((corner + 1 - centres), (centres - corner))
     parts = (
@@ -168,6 +178,44 @@ def sample_patches(
     reach = centres[:, :, None] + torch.arange(-radius, radius + 1, device=centres.device)
     # limits as numbers: as a tensor they would have to be sent to the device
     row, column = (
-        (reach[:, axis] >= 0) & (reach[:, axis] <= limit - 1) for axis, limit in enumerate(inside)
+        (reach[:, axis] >= 0) & (reach[:, axis] <= limit - 1)
+        for axis, limit in enumerate(canvas.inside)
     )
     return patches, row[:, :, None] & column[:, None, :]
+
+
+def grid_block(
+    features: Float[Tensor, "b c h w"],
+    sample: Int[Tensor, " n"],
+    corner: Float[Tensor, "n 2"],
+    radius: int,
+    canvas: Canvas,
+) -> Float[Tensor, "n c k k"]:
+    """The cells from `radius` before each corner to `radius` + 1 behind it, k = 2 r + 2.
+
+    They are made one by one: the map of the whole grid, 16 times F's size, is not. Products with
+    ones pick the values, so that equal cells stay equal to the bit, which decides ties in tracking;
+    gradients come back by products too, in a fixed order.
+    """
+    steps = torch.arange(-radius, radius + 2, device=corner.device)
+    picks, weights = [], []
+    for axis in (0, 1):
+        cells = (corner.long()[:, axis, None] + steps).clamp(0, canvas.inside[axis] - 1)
+        size, count = features.shape[2 + axis], canvas.grid[axis]
+        first, second, weight = resizing(size, count, features.dtype, features.device)
+        picks.append(torch.cat((first[cells], second[cells]), dim=1))
+        weights.append(weight[cells])
+    if len(features) == 1:
+        strips = torch.einsum("chw,nkw->nhkc", features[0], picks[1])
+    else:
+        strips = torch.einsum("nchw,nkw->nhkc", features.index_select(0, sample), picks[1])
+    strips = between(strips, 2, weights[1][:, None, :, None])
+    block = torch.einsum("nhkc,njh->njkc", strips, picks[0])
+    # channels innermost: they are then summed in one order in every cell
+    return between(block, 1, weights[0][:, :, None, None]).contiguous().permute(0, 3, 1, 2)
+
+
+def between(pairs: Tensor, axis: int, weight: Tensor) -> Tensor:
+    """(1 - weight) first + weight second, of the two halves along an axis."""
+    first, second = pairs.chunk(2, axis)
+    return (1 - weight) * first + weight * second

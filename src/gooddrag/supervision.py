@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gooddrag.geometry import directions, sample_patches
+from gooddrag.geometry import Canvas, directions, sample_patches
 
 SCALES = ("official", "dragdiffusion", "paper")
 
@@ -137,28 +137,28 @@ class MotionSupervision:
 
     def drag_term(
         self,
-        features: Float[Tensor, "b c rows columns"],
+        features: Float[Tensor, "b c h w"],
         original: tuple[Float[Tensor, "n c s s"], Bool[Tensor, "n s s"]],
         sample: Int[Tensor, " n"],
         handles: Float[Tensor, "n 2"],
         targets: Float[Tensor, "n 2"],
-        inside: tuple[int, int],
+        canvas: Canvas,
     ) -> Float[Tensor, " b"]:
         """The feature term of each sample of the batch.
 
         Args:
-            features: F(z_t^k) on the half-resolution grid.
+            features: F(z_t^k).
             original: patches of F(z_t^0) at the first handles, and which cells are valid.
             sample: which sample each pair belongs to.
             handles, targets: p_i^k and q_i, (row, column) on the grid.
-            inside: (rows, columns) of the grid that show the picture.
+            canvas: tells the half-resolution grid.
         """
         position = supervised_positions(handles, targets, self.beta)
-        moved, valid = sample_patches(features, sample, position, self.r1, inside)
+        moved, valid = sample_patches(features, sample, position, self.r1, canvas)
         reference, reference_valid = original
         if self.reference == "current":
             reference, reference_valid = sample_patches(
-                features.detach(), sample, handles, self.r1, inside
+                features.detach(), sample, handles, self.r1, canvas
             )
         difference = patch_difference(moved, reference, valid & reference_valid)
         weight = patch_weight(self.scale, self.r1, features.shape[1])

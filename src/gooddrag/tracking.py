@@ -8,17 +8,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gooddrag.geometry import sample_patches
+from gooddrag.geometry import Canvas, sample_patches
 
 
 @torch.no_grad()
 def track(
-    features: Float[Tensor, "b c rows columns"],
+    features: Float[Tensor, "b c h w"],
     reference: Float[Tensor, "n c"],
     sample: Int[Tensor, " n"],
     handles: Float[Tensor, "n 2"],
     radius: int,
-    inside: tuple[int, int],
+    canvas: Canvas,
 ) -> Float[Tensor, "n 2"]:
     """p_i^{k+1} = argmin over q in Omega(p_i^k, r2) of || F_q(z_t) - F_{p_i^0}(z_t^0) ||_1.
 
@@ -26,17 +26,17 @@ def track(
     official code fails (drag_utils.py:54-76).
 
     Args:
-        features: F(z_t) on the half-resolution grid.
+        features: F(z_t).
         reference: F_{p_i^0}(z_t^0) of each pair.
         sample: which map each pair belongs to.
         handles: p_i^k, (row, column) on the grid.
         radius: r2.
-        inside: (rows, columns) of the grid that show the picture.
+        canvas: tells the half-resolution grid.
 
     Returns:
         p_i^{k+1}, (row, column) on the grid.
     """
-    window, valid = sample_patches(features, sample, handles, radius, inside)
+    window, valid = sample_patches(features, sample, handles, radius, canvas)
     distance = (reference[:, :, None, None] - window).abs().sum(dim=1)
     best = distance.masked_fill(~valid, torch.inf).flatten(1).argmin(dim=1)
     side = 2 * radius + 1
