@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--machine", default=machine_name(), help="its name in the file's name")
     parser.add_argument("--output", type=Path, help="file to write")
     parser.add_argument("overrides", nargs="*", help="as for gooddrag edit")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     args.repeats = args.repeats or (2 if args.quick else 5)
     if args.quick and not args.output:
         args.output = Path(tempfile.gettempdir()) / "gooddrag_bench_quick.md"
