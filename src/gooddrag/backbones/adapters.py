@@ -115,7 +115,7 @@ def initial_adapter(
     return adapter
 
 
-def base_layer(unet: UNet2DConditionModel, name: str) -> nn.Linear:
+def base_layer(unet: UNet2DConditionModel, name: str) -> nn.Linear | nn.Conv2d:
     """The projection itself, with or without a LoRA layer round it."""
     module = unet.get_submodule(name)
     return module.get_base_layer() if isinstance(module, LoraLayer) else module
