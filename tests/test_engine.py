@@ -414,3 +414,33 @@ def test_handles_are_read_once_per_operation(
     assert len(counting.after) == 4
     first = counting.after[0]
     assert counting.after == [first, first + 1, first + 2, first + 3]
+
+
+class TestInUse:
+    def test_a_second_entry_is_refused_and_the_first_undone(self, tiny_folder: Path) -> None:
+        backbone = tiny.load(tiny_folder)
+        before = backbone.fingerprint()
+        one, other = (random_adapter(backbone, seed) for seed in (1, 2))
+        with backbone.adapted([one]):
+            with pytest.raises(ValueError, match="in use already"), backbone.adapted([other]):
+                pass
+            with pytest.raises(ValueError, match="in use already"), backbone.adapted([one, other]):
+                pass
+        assert tiny.load(tiny_folder).fingerprint() == before
+        assert loading.fingerprint(backbone.unet, backbone.vae, backbone.text_encoder) == before
+
+    def test_the_fingerprint_is_that_of_the_own_weights(self, tiny_folder: Path) -> None:
+        backbone = tiny.load(tiny_folder)
+        with (
+            backbone.adapted([random_adapter(backbone, 1)]),
+            pytest.raises(ValueError, match="in use"),
+        ):
+            backbone.fingerprint()
+        assert backbone.fingerprint() == tiny.load(tiny_folder).fingerprint()
+
+
+@pytest.mark.parametrize("word", ["auto", "no", "maybe"])
+@pytest.mark.parametrize("name", ["merge_adapters", "compile"])
+def test_switches_are_true_or_false(name: str, word: str) -> None:
+    with pytest.raises(ValueError, match=f"engine.{name} must be true or false"):
+        replace(tiny.ENGINE, **{name: word})

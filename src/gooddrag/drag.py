@@ -220,7 +220,8 @@ class DragOptimization(LightningModule):
             losses.append(self._losses(eps, features))
             self._gradient_step(losses[-1][0] + losses[-1][1])
         if self.tracking.when != "before":
-            features = self._forward()[1] if self.tracking.when == "fresh" else features
+            if self.tracking.when == "fresh":
+                eps, features = eps.clone(), self._forward()[1]
             self._lose_patience(self._track(features))
         self._report(taking_part, losses, eps)
 

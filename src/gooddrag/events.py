@@ -88,9 +88,9 @@ class Phases:
         start = time.perf_counter()
         try:
             yield lambda loss=None: self.tell("on_phase_advance", phase, loss)
-        finally:
             if torch.cuda.is_initialized():
                 torch.cuda.synchronize()  # else the next phase would pay for this one
+        finally:
             seconds = time.perf_counter() - start
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
             self.tell("on_phase_end", phase, seconds)

@@ -160,7 +160,7 @@ class Edit:
         handles: final handle positions, (x, y) in pixels.
         trajectory: how they got there; None for methods that do not track.
         seconds: wall-clock seconds per phase; of the whole batch the sample was edited in.
-        peak_memory: bytes; on CUDA allocated by the device, elsewhere the process's maximum.
+        peak_memory: bytes; on CUDA reserved on the device, elsewhere the process's maximum.
     """
 
     image: Float[Tensor, "3 h w"]

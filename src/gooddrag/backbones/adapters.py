@@ -131,6 +131,7 @@ class AdapterBank:
     Attributes:
         stacks: the matrices in use, (samples, out, in) by the adapters' keys; empty where they
             were merged.
+        save_memory: keep the weights of before on the CPU.
     """
 
     def __init__(self, unet: UNet2DConditionModel, gradient_scale: float) -> None:
@@ -140,6 +141,12 @@ class AdapterBank:
         self.stacks: dict[str, nn.Parameter] = {}
         self._places: dict[str, nn.Parameter] = {}
         self._before: dict[str, Tensor] = {}
+        self.save_memory = False
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the UNet is another one than without adapters."""
+        return bool(self._before or self.stacks)
 
     def merge(self, adapter: Adapter, dtype: torch.dtype) -> None:
         """Add an adapter to the UNet's weights, W + B A, until `remove`.
@@ -160,7 +167,8 @@ class AdapterBank:
                 for part in "AB"
             )
             _check_shapes(name, layer, down, up)
-            self._before[name] = layer.weight.detach().clone()
+            weight = layer.weight.detach()
+            self._before[name] = weight.to("cpu" if self.save_memory else weight.device, copy=True)
             with torch.no_grad():
                 layer.weight.copy_(layer.weight.to(dtype) + (up @ down).view_as(layer.weight))
 

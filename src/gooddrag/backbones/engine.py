@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 AUTO = "auto"
+LARGEST_GROUP = 128  # channels that the fused kernel can hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +37,19 @@ class Engine:
     max_graphs: int
     channels_last: bool | str
     fused_norms: bool | str
-    merge_adapters: bool
-    compile: bool
+    merge_adapters: bool | str  # what a configuration may hold: words are refused below
+    compile: bool | str
 
     def __post_init__(self) -> None:
         for name in ("graphs", "channels_last", "fused_norms"):
             if getattr(self, name) not in (True, False, AUTO):
                 raise ValueError(
                     f"engine.{name} must be true, false or auto, found {getattr(self, name)!r}"
+                )
+        for name in ("merge_adapters", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(
+                    f"engine.{name} must be true or false, found {getattr(self, name)!r}"
                 )
         if self.max_graphs < 1:
             raise ValueError(f"engine.max_graphs must be at least 1, found {self.max_graphs}")
@@ -57,8 +63,9 @@ class Engine:
         for name in ("graphs", "fused_norms"):
             if getattr(self, name) is True and not automatic[name]:
                 raise ValueError(
-                    f"engine.{name}=true needs CUDA (fused_norms: Triton and a precision below "
-                    f"float64), found {dtype} on {device}: take engine.{name}=auto"
+                    f"engine.{name}=true needs CUDA (fused_norms: Triton, a precision below "
+                    f"float64 and engine.compile=false), found {dtype} on {device}: "
+                    f"take engine.{name}=auto"
                 )
         chosen: dict[str, Any] = {
             name: value if getattr(self, name) == AUTO else getattr(self, name)
@@ -92,10 +99,11 @@ class FusedGroupNorm(nn.Module):
         super().__init__()
         self.weight, self.bias = norm.weight, norm.bias
         self.groups, self.eps, self.silu = norm.num_groups, norm.eps, silu
+        self.fits = norm.num_channels // norm.num_groups <= LARGEST_GROUP
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (b, c, h, w) over (c / groups, h, w); what is no map goes torch's way."""
-        if x.ndim == 4 and x.is_cuda:
+        if x.ndim == 4 and x.is_cuda and self.fits:
             from gooddrag.kernels import group_norm
 
             return group_norm(x, self.weight, self.bias, self.groups, self.eps, self.silu)
@@ -106,7 +114,7 @@ class FusedGroupNorm(nn.Module):
 def fuse_norms(unet: UNet2DConditionModel) -> None:
     """Let every GroupNorm of the UNet run fused, with the SiLU behind it where there is one."""
     for module in unet.modules():
-        if isinstance(module, ResnetBlock2D) and isinstance(module.nonlinearity, nn.SiLU):
+        if isinstance(module, ResnetBlock2D) and _can_be_fused(module):
             module.norm1 = FusedGroupNorm(module.norm1, silu=True)
             module.norm2 = FusedGroupNorm(module.norm2, silu=True)
             # the block's SiLU served the time embedding too
@@ -117,6 +125,16 @@ def fuse_norms(unet: UNet2DConditionModel) -> None:
     if isinstance(unet.conv_norm_out, nn.GroupNorm) and isinstance(unet.conv_act, nn.SiLU):
         unet.conv_norm_out = FusedGroupNorm(unet.conv_norm_out, silu=True)
         unet.conv_act = nn.Identity()
+
+
+def _can_be_fused(block: ResnetBlock2D) -> bool:
+    """Whether SiLU follows both norms directly, and the time embedding is added."""
+    return (
+        isinstance(block.nonlinearity, nn.SiLU)
+        and block.time_embedding_norm == "default"
+        and block.time_emb_proj is not None
+        and not block.skip_time_act
+    )
 
 
 def compile_kernels(unet: UNet2DConditionModel) -> None:

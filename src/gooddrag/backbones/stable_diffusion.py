@@ -62,6 +62,8 @@ class StableDiffusion:
     ) -> None:
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # where graphs are recorded and kernels launched
         if self.device.type == "cuda" and self.dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # which is on by default, and is not float32
         self.latent_dtype = torch.promote_types(self.dtype, torch.float32)
@@ -100,7 +102,7 @@ class StableDiffusion:
 
     def save_memory(self) -> None:
         """Trade time for memory: checkpointed gradients, a tiled VAE."""
-        self.low_memory = True
+        self.low_memory = self.adapters.save_memory = True
         if self._graphs is not None:
             self._graphs.clear()
         gc.collect()  # a failed fit leaves cycles that hold tensors
@@ -110,8 +112,14 @@ class StableDiffusion:
         self.vae.enable_tiling()
 
     def fingerprint(self) -> str:
-        """A checksum of the weights that a LoRA is trained against."""
+        """A checksum of the weights that a LoRA is trained against.
+
+        Raises:
+            ValueError: adapters are in use.
+        """
         if self._fingerprint is None:
+            if self.adapters.in_use:
+                raise ValueError("the weights are not their own while adapters are in use")
             self.adapters.unwrap()
             self._fingerprint = loading.fingerprint(self.unet, self.vae, self.text_encoder)
         return self._fingerprint
@@ -194,10 +202,17 @@ class StableDiffusion:
         Yields:
             The stacked LoRA matrices inside the UNet; none where one adapter could be added to the
             weights.
+
+        Raises:
+            ValueError: adapters are in use already, or do not fit.
         """
         if adapters is None:
             yield {}
             return
+        if self.adapters.in_use:
+            raise ValueError(
+                "adapters are in use already: leave `adapted` before entering it again"
+            )
         alone = all(adapter is adapters[0] for adapter in adapters)
         try:
             if alone and self.engine.merge_adapters and not trainable:

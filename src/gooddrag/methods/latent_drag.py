@@ -114,7 +114,7 @@ class LatentDrag:
         """Edit; when the device runs out of memory, once more with the low-memory setting."""
         try:
             return self._edit(samples, phases)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if self.backbone.low_memory or not out_of_memory(error):
                 raise
         self.backbone.save_memory()
