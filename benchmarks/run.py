@@ -5,7 +5,7 @@
 
 Two questions: seconds per phase and peak memory of the demo edit (embedded model, cold LoRA), each
 run in a fresh process; and what Lightning's Trainer adds to the same dragging as a plain loop
-(tests/plain_loop.py), both run in turn in one process, medians compared.
+(tests/plain_loop.py), both run in turn in one process, compared pair by pair.
 """
 
 from __future__ import annotations
@@ -173,7 +173,8 @@ def report(
         f"| Trainer | {trainer:.3f} | {min(loops['trainer']):.3f} |",
         f"| plain loop | {plain:.3f} | {min(loops['plain']):.3f} |",
         "",
-        f"Trainer / plain loop, pair by pair: median {100 * (statistics.median(ratios) - 1):+.1f} %, "
+        "Trainer / plain loop, pair by pair: "
+        f"median {100 * (statistics.median(ratios) - 1):+.1f} %, "
         f"from {100 * (ratios[0] - 1):+.1f} % to {100 * (ratios[-1] - 1):+.1f} %.",
         "",
     ]
