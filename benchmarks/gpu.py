@@ -1,7 +1,8 @@
 """make bench-gpu: what an edit of SD 1.5's size costs on one GPU, written as a table.
 
     python -m benchmarks.gpu             everything, a few minutes
-    python -m benchmarks.gpu edits       some parts: ceilings, edits, memory, batches, compile
+    python -m benchmarks.gpu edits       some parts: ceilings, edits, memory, batches, compile,
+                                         sizes, devices (several GPUs)
 
 Random weights of fixed seed, DragWorld pictures at 512 x 512, and a fixed amount of work: 70 LoRA
 steps of batch 4, 38 steps of inversion, 7 x 10 x 3 gradient steps with tracking, 38 denoising
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -100,13 +102,61 @@ def compiled() -> dict[str, Any]:
     }
 
 
+def sizes() -> dict[str, Any]:
+    """Larger pictures, and more pairs of points; LoRA crops stay 512 x 512."""
+    found: dict[str, Any] = {}
+    for side in (512, 768, 1024):
+        method = editor(size=side)
+        timed(method, [0])  # records the graphs of this size
+        found[f"side_{side}"] = timed(method, [1])
+        del method
+        torch.cuda.empty_cache()
+    method = editor("adapt=none")
+    for pairs in (1, 2, 4, 8):
+        timed(method, [0], pairs)
+        found[f"pairs_{pairs}"] = timed(method, [1], pairs)
+    return found
+
+
+def throughput() -> dict[str, Any]:
+    """Warm single edits on this device: what one of several processes does."""
+    method = editor()
+    timed(method, [0])
+    return timed_many(method, range(1, 9))
+
+
+def devices() -> dict[str, Any]:
+    """One process per GPU, one GPU alone against all at once."""
+    count = torch.cuda.device_count()
+    if count < 2:
+        raise SystemExit(f"this part needs at least 2 CUDA devices, found {count}")
+    command = [sys.executable, "-m", "benchmarks.gpu", "--part", "throughput"]
+
+    def on(device: int) -> subprocess.Popen[str]:
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(device)}
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+        )
+
+    def rate(processes: list[subprocess.Popen[str]]) -> float:
+        outputs = [process.communicate()[0].strip().splitlines()[-1] for process in processes]
+        return sum(float(json.loads(line)["per_minute"]) for line in outputs)
+
+    alone, together = rate([on(0)]), rate([on(i) for i in range(count)])
+    return {"count": count, "alone": alone, "together": together, "factor": together / alone}
+
+
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "ceilings": ceilings,
     "edits": edits,
     "memory": memory,
     "batches": batches,
     "compile": compiled,
+    "sizes": sizes,
+    "devices": devices,
+    "throughput": throughput,
 }
+DEFAULT = [name for name in PARTS if name not in ("devices", "throughput")]
 
 
 def editor(*overrides: str, fixed: Sequence[str] = FIXED_WORK, size: int = 512) -> Any:
@@ -122,11 +172,31 @@ def editor(*overrides: str, fixed: Sequence[str] = FIXED_WORK, size: int = 512) 
     return method
 
 
-def timed(method: Any, indices: Sequence[int]) -> dict[str, Any]:
-    """One call on DragWorld's test pictures: seconds, phases, memory, edits a minute."""
+def timed_many(method: Any, indices: Sequence[int]) -> dict[str, Any]:
+    """One call after another."""
+    start = time.perf_counter()
+    for index in indices:
+        timed(method, [index])
+    passed = time.perf_counter() - start
+    return {"seconds": passed, "per_minute": 60 * len(indices) / passed}
+
+
+def timed(method: Any, indices: Sequence[int], pairs: int | None = None) -> dict[str, Any]:
+    """One call on DragWorld's test pictures: seconds, phases, memory, edits a minute.
+
+    Args:
+        method: from `editor`.
+        indices: of the pictures, edited in one batch.
+        pairs: that many pairs of points in place of the sample's own.
+    """
     from gooddrag.data.world import world_sample
 
     samples = [world_sample("test", 0, i, method.picture_size) for i in indices]
+    if pairs:
+        places = torch.linspace(0.3, 0.7, pairs)[:, None] * method.picture_size * torch.ones(2)
+        samples = [
+            replace(s, handles=places.floor(), targets=(places + 40).floor()) for s in samples
+        ]
     torch.cuda.synchronize()
     start = time.perf_counter()
     edit = method(samples)[0]
@@ -233,6 +303,22 @@ def report(found: dict[str, dict[str, Any]], arguments: Sequence[str], commit: s
         kinds = [edits[kind]["phases"] for kind in ("cold", "warm", "again")]
         for phase in kinds[0]:
             lines.append(f"| {phase} | " + " | ".join(f"{k[phase]:.3f}" for k in kinds) + " |")
+    if sized := found.get("sizes", {}):
+        lines += ["", "| picture, pairs | seconds | drag, s | reserved, GB |", "|---|---|---|---|"]
+        for name, run in sized.items():
+            if isinstance(run, dict):
+                what = name.replace("side_", "side ").replace("pairs_", "512, no LoRA, pairs: ")
+                lines.append(
+                    f"| {what} | {run['seconds']:.2f} | {run['phases']['drag']:.2f} | "
+                    f"{run['memory']:.2f} |"
+                )
+    several = found.get("devices", {})
+    if "factor" in several:
+        lines += [
+            "",
+            f"{several['count']} GPUs, a process each: {several['together']:.1f} edits a minute, "
+            f"one alone {several['alone']:.1f}: a factor of {several['factor']:.2f}.",
+        ]
     if ceiling:
         work = 1e3 * ceiling["step_tflop"] / ceiling["matrix_tflops"]
         bytes_ = ceiling["step_weight_gb"] / ceiling["copy_tb_per_s"]
@@ -278,7 +364,7 @@ def main() -> None:
     if args.part:
         print(json.dumps(PARTS[args.part]()))
         return
-    chosen, found = args.parts or list(PARTS), {}
+    chosen, found = args.parts or DEFAULT, {}
     output = args.output or ROOT / "benchmarks" / f"RESULTS_{machine_name()}.md"
     for name in chosen:
         print(f"{name} ...", file=sys.stderr, flush=True)
