@@ -13,6 +13,7 @@ from gooddrag.denoising import MutualAttention
 from gooddrag.events import EditCallback
 from gooddrag.schedule import aldd
 from tests import tiny
+from tests.test_backbones import random_adapter
 from tests.test_drag import SETTINGS, make_editor
 from tests.tiny import make_sample
 
@@ -87,6 +88,40 @@ def test_an_edit_repeats_to_the_bit(backbone: StableDiffusion) -> None:
     editor = make_editor(backbone, aldd(4, 2))
     one, other = (editor([make_sample(seed=1)])[0] for _ in range(2))
     assert torch.equal(one.image, other.image)
+
+
+class TestASecondDrag:
+    """The same picture's inversion is remembered; another picture, prompt or LoRA is another."""
+
+    def phases_of(self, editor: Any, sample: Any) -> dict[str, int]:
+        class Totals(EditCallback):
+            def __init__(self) -> None:
+                self.found: dict[str, int] = {}
+
+            def on_phase_start(self, phase: str, total: int) -> None:
+                self.found[phase] = total
+
+        totals = Totals()
+        editor([sample], callbacks=[totals])
+        return totals.found
+
+    def test_of_the_same_picture(self, backbone: StableDiffusion) -> None:
+        editor, sample = make_editor(backbone, aldd(2, 1)), make_sample(seed=1)
+        assert self.phases_of(editor, sample)["invert"] > 0
+        elsewhere = replace(sample, targets=sample.targets.flip(0))
+        found = editor([elsewhere])[0]
+        assert self.phases_of(editor, elsewhere)["invert"] == 0
+        fresh = make_editor(backbone, aldd(2, 1))([elsewhere])[0]
+        assert torch.equal(found.image, fresh.image)
+        assert self.phases_of(editor, replace(sample, prompt="a cat"))["invert"] > 0
+        assert self.phases_of(editor, make_sample(seed=2))["invert"] > 0
+
+    def test_with_another_lora(self, backbone: StableDiffusion) -> None:
+        made = iter(random_adapter(backbone, seed) for seed in (1, 1, 2))
+        editor = make_editor(backbone, aldd(1, 1), adapt=lambda *_: [next(made)])
+        sample = make_sample(seed=1)
+        totals = [self.phases_of(editor, sample)["invert"] for _ in range(3)]
+        assert [total > 0 for total in totals] == [True, False, True]
 
 
 def test_a_schedule_longer_than_the_ladder_is_refused(backbone: StableDiffusion) -> None:

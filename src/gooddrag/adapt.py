@@ -330,6 +330,16 @@ def digest(image: Float[Tensor, "3 h w"]) -> str:
     return hashlib.sha256(repr(data.shape).encode() + data.numpy().tobytes()).hexdigest()
 
 
+def digest_of(adapter: Adapter) -> str:
+    """A hash of the adapter's names and numbers."""
+    found = hashlib.sha256()
+    for key in sorted(adapter):
+        data = adapter[key].detach().cpu().contiguous()
+        found.update(f"{key}{data.dtype}{tuple(data.shape)}".encode())
+        found.update(data.numpy().data)
+    return found.hexdigest()
+
+
 def keep(adapter: Adapter, folder: Path) -> None:
     """Put an adapter into the cache; without room or right to write the edit goes on."""
     try:

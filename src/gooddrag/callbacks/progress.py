@@ -130,8 +130,8 @@ class ProgressBar(EditCallback):
         self._tasks = {}
 
     def _cached(self, phase: str) -> bool:
-        """A LoRA that took no steps was there already."""
-        return phase == "adapt" and self._steps.get(phase) == 0
+        """A LoRA or an inversion that took no steps was there already."""
+        return phase in ("adapt", "invert") and self._steps.get(phase) == 0
 
     def _settle(self) -> None:
         """Fill the bars of phases that went well but ended before their largest number of steps."""

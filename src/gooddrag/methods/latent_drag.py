@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gooddrag import ddim
+from gooddrag.adapt import digest, digest_of
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.denoising import MutualAttention, PairedDenoising, decode_one
@@ -68,6 +69,7 @@ class LatentDrag:
         self.settings = settings
         self.times = ddim.Timesteps(backbone.alphas_cumprod, steps, strength)
         self.fit, self.grid_rounding, self.empty_mask = fit, grid_rounding, empty_mask
+        self._inverted: tuple[object, Tensor] | None = None
         if empty_mask not in ("free", "frozen"):
             raise ValueError(f"empty_mask must be free or frozen, found {empty_mask!r}")
         # refuses unknown words before minutes of adaptation
@@ -136,8 +138,7 @@ class LatentDrag:
         denoising = PairedDenoising(backbone, text, times, self.attention)
 
         with backbone.adapted(adapters):
-            with phases("invert", len(times.descending)) as advance:
-                z_T = ddim.invert(z_0, partial(backbone.noise, text=text), times, advance)
+            z_T = self._invert(samples, adapters, z_0, text, phases)
 
             with phases("reference", self.dragged_steps) as advance:
                 references = reference_pass(
@@ -167,6 +168,26 @@ class LatentDrag:
             Edit(image, trajectory.handles, trajectory, dict(phases.seconds), memory)
             for image, trajectory in zip(images, drag.trajectories, strict=True)
         ]
+
+    def _invert(
+        self,
+        samples: Sequence[DragSample],
+        adapters: Sequence[Adapter] | None,
+        z_0: Tensor,
+        text: Tensor,
+        phases: Phases,
+    ) -> Tensor:
+        """z_T; that of the last pictures is remembered, for another drag of the same ones."""
+        of = [(digest(sample.image), sample.prompt) for sample in samples]
+        key = (of, [digest_of(adapter) for adapter in adapters or ()])
+        if self._inverted is None or self._inverted[0] != key:
+            noise = partial(self.backbone.noise, text=text)
+            with phases("invert", len(self.times.descending)) as advance:
+                self._inverted = (key, ddim.invert(z_0, noise, self.times, advance))
+        else:
+            with phases("invert", 0):
+                pass
+        return self._inverted[1]
 
     @property
     def dragged_steps(self) -> int:
