@@ -32,7 +32,12 @@ from tests.tiny import make_sample
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
 
 PLAIN = replace(
-    tiny.ENGINE, graphs=False, channels_last=False, fused_norms=False, merge_adapters=False
+    tiny.ENGINE,
+    graphs=False,
+    channels_last=False,
+    fused_norms=False,
+    frozen_convolutions=False,
+    merge_adapters=False,
 )
 HALVES = ("bfloat16", "float16")
 LORA: dict[str, Any] = {

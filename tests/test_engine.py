@@ -19,7 +19,8 @@ from gooddrag.backbones import loading
 from gooddrag.backbones.adapters import modules_of
 from gooddrag.backbones.attention import MutualLayers
 from gooddrag.backbones.base import Adapter
-from gooddrag.backbones.engine import Engine, FusedGroupNorm, fuse_norms
+from gooddrag.backbones.engine import Engine
+from gooddrag.backbones.layers import FusedGroupNorm, fuse_norms
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.composition import composer, instantiate
 from gooddrag.events import EditCallback
@@ -110,7 +111,8 @@ class TestSameNumbers:
         engines = [
             engine_of("default"),
             replace(engine_of("plain"), channels_last=True),
-            replace(engine_of("default"), channels_last=True),
+            replace(engine_of("plain"), frozen_convolutions=True),
+            replace(engine_of("default"), channels_last=True, frozen_convolutions=True),
         ]
         for engine in engines:
             backbone = tiny.load(folder, dtype, engine=engine)
@@ -333,7 +335,13 @@ class TestSettings:
         assert (cuda.graphs, cuda.channels_last, cuda.fused_norms) == (True, True, False)
 
     def test_words_other_than_auto_are_obeyed(self) -> None:
-        chosen = replace(tiny.ENGINE, graphs=False, channels_last=True, fused_norms=False)
+        chosen = replace(
+            tiny.ENGINE,
+            graphs=False,
+            channels_last=True,
+            fused_norms=False,
+            frozen_convolutions=False,
+        )
         for device in (CPU, CUDA):
             assert chosen.on(device, torch.float32) == chosen
 
@@ -444,3 +452,23 @@ class TestInUse:
 def test_switches_are_true_or_false(name: str, word: str) -> None:
     with pytest.raises(ValueError, match=f"engine.{name} must be true or false"):
         replace(tiny.ENGINE, **{name: word})
+
+
+def test_frozen_convolutions_keep_less(tiny_folder: Path) -> None:
+    """Bytes that wait for the backward; the weights do not count, they are there anyway."""
+    kept = []
+    for frozen in (False, True):
+        engine = replace(engine_of("plain"), frozen_convolutions=frozen)
+        backbone, held = tiny.load(tiny_folder, engine=engine), {}
+        own = {weight.data_ptr() for weight in backbone.unet.parameters()}
+
+        def keep(x: Tensor, held: dict[int, int] = held, own: set[int] = own) -> Tensor:
+            if x.data_ptr() not in own:
+                held[x.data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        z = torch.randn(1, 4, 8, 8, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            backbone.noise_and_features(z, 500, backbone.embed([""]))
+        kept.append(sum(held.values()))
+    assert kept[1] < 0.9 * kept[0]

@@ -18,6 +18,7 @@ ENGINE = Engine(
     max_graphs=8,
     channels_last="auto",
     fused_norms="auto",
+    frozen_convolutions="auto",
     merge_adapters=True,
     compile=False,
 )

@@ -1,0 +1,138 @@
+"""Layers of a frozen UNet that compute the same in less time or memory."""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.grad import conv2d_input
+
+LARGEST_GROUP = 128  # channels that the fused kernel can hold
+
+
+class FusedGroupNorm(nn.Module):
+    """A frozen GroupNorm, with SiLU behind it if asked for, in one kernel on CUDA.
+
+    Args:
+        norm: whose weights are shared, under the same names.
+        silu: whether SiLU follows.
+    """
+
+    def __init__(self, norm: nn.GroupNorm, silu: bool) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self.groups, self.eps, self.silu = norm.num_groups, norm.eps, silu
+        self.fits = norm.num_channels // norm.num_groups <= LARGEST_GROUP
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (b, c, h, w) over (c / groups, h, w); what is no map goes torch's way."""
+        if x.ndim == 4 and x.is_cuda and self.fits:
+            from gooddrag.kernels import group_norm
+
+            return group_norm(x, self.weight, self.bias, self.groups, self.eps, self.silu)
+        y = functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        return functional.silu(y) if self.silu else y
+
+
+def fuse_norms(unet: UNet2DConditionModel) -> None:
+    """Let every GroupNorm of the UNet run fused, with the SiLU behind it where there is one."""
+    for module in unet.modules():
+        if isinstance(module, ResnetBlock2D) and _can_be_fused(module):
+            module.norm1 = FusedGroupNorm(module.norm1, silu=True)
+            module.norm2 = FusedGroupNorm(module.norm2, silu=True)
+            # the block's SiLU served the time embedding too
+            module.nonlinearity = nn.Identity()
+            module.time_emb_proj.register_forward_pre_hook(_silu_before)
+        elif isinstance(module, Transformer2DModel) and isinstance(module.norm, nn.GroupNorm):
+            module.norm = FusedGroupNorm(module.norm, silu=False)
+    if isinstance(unet.conv_norm_out, nn.GroupNorm) and isinstance(unet.conv_act, nn.SiLU):
+        unet.conv_norm_out = FusedGroupNorm(unet.conv_norm_out, silu=True)
+        unet.conv_act = nn.Identity()
+
+
+def _can_be_fused(block: ResnetBlock2D) -> bool:
+    """Whether SiLU follows both norms directly, and the time embedding is added."""
+    return (
+        isinstance(block.nonlinearity, nn.SiLU)
+        and block.time_embedding_norm == "default"
+        and block.time_emb_proj is not None
+        and not block.skip_time_act
+    )
+
+
+def compile_kernels(unet: UNet2DConditionModel) -> None:
+    """Have the kernels made, or fetched from Triton's cache, now and not in the first edit."""
+    if unet.device.type != "cuda":
+        return
+    for norm in (module for module in unet.modules() if isinstance(module, FusedGroupNorm)):
+        x = torch.zeros(1, len(norm.weight), 8, 8, device=unet.device, dtype=unet.dtype)
+        norm(x.requires_grad_()).sum().backward()
+
+
+def from_tokens(
+    block: Transformer2DModel,
+    hidden_states: Tensor,
+    residual: Tensor,
+    batch_size: int,
+    height: int,
+    width: int,
+    inner_dim: int,
+) -> Tensor:
+    """diffusers' own last lines of a transformer block, which turn every map channels first."""
+    linear = block.use_linear_projection
+    tokens = block.proj_out(hidden_states) if linear else hidden_states
+    maps = tokens.reshape(batch_size, height, width, inner_dim).permute(0, 3, 1, 2)
+    output: Tensor = (maps if linear else block.proj_out(maps)) + residual
+    return output
+
+
+def _silu_before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (functional.silu(args[0]), *args[1:])
+
+
+def keep_channels_last(unet: UNet2DConditionModel) -> None:
+    """Turn the weights of convolutions, and let no transformer block turn its maps back."""
+    unet.to(memory_format=torch.channels_last)
+    for module in unet.modules():
+        if isinstance(module, Transformer2DModel):
+            module._get_output_for_continuous_inputs = MethodType(from_tokens, module)
+
+
+def freeze_convolutions(unet: UNet2DConditionModel) -> None:
+    """Let every convolution of the UNet be a `FrozenConvolution`, in its place."""
+    for module in unet.modules():
+        if type(module) is nn.Conv2d and module.padding_mode == "zeros":
+            module.__class__ = FrozenConvolution
+
+
+class FrozenConvolution(nn.Conv2d):
+    """A convolution that does not keep its input.
+
+    torch keeps it for the gradient of the weight, which nobody wants here: half of the memory of a
+    residual block.
+    """
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if weight.requires_grad or not x.requires_grad:
+            return super()._conv_forward(x, weight, bias)
+        settings = (self.stride, self.padding, self.dilation, self.groups)
+        y: Tensor = _FrozenConvolution.apply(x, weight, bias, *settings)
+        return y
+
+
+class _FrozenConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+        ctx.weight, ctx.shape, ctx.settings = weight, x.shape, settings
+        return functional.conv2d(x, weight, bias, *settings)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        dx = conv2d_input(ctx.shape, ctx.weight, gradient, *ctx.settings)
+        return dx, *[None] * (2 + len(ctx.settings))
