@@ -106,6 +106,31 @@ def test_fit_is_the_plain_loop_to_the_bit(
     assert module.step == step
 
 
+@pytest.mark.parametrize("changes", [{}, {"settings": replace(SETTINGS, patience=2)}])
+@pytest.mark.parametrize("when", ["stale", "fresh", "before"])
+def test_looking_ahead_changes_nothing(
+    backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], when: str
+) -> None:
+    """On a device the next forward starts before the handles are known."""
+
+    class Ahead(DragOptimization):
+        def __init__(self, **parts: Any) -> None:
+            super().__init__(**parts)
+            self.looks_ahead = True
+
+    tracking = PointTracking(r2=3, when=when, on_entry=when == "stale")
+    editor = make_editor(backbone, aldd(K=6, B=3), tracking=tracking, **changes)
+    sample = make_sample(seed=1)
+    expected = editor([sample])[0]
+    monkeypatch.setattr("gooddrag.methods.latent_drag.DragOptimization", Ahead)
+    found = editor([sample])[0]
+    assert torch.equal(found.image, expected.image)
+    assert torch.equal(found.handles, expected.handles)
+    assert [o.losses for o in found.trajectory.operations] == [
+        o.losses for o in expected.trajectory.operations
+    ]
+
+
 def test_stops_are_recorded(backbone: StableDiffusion) -> None:
     still = PointTracking(r2=0, when="stale", on_entry=True)
     impatient = make_editor(

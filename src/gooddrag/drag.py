@@ -182,6 +182,8 @@ class DragOptimization(LightningModule):
         self.trajectories = [Trajectory(self._pixels(i)) for i in range(len(z_T))]
         self.operations: list[DragOperation] = []
         self.step, self.gradient_steps, self.untouched = 0, 0, True
+        self.looks_ahead = z_T.is_cuda
+        self._ahead: tuple[Latent, Tensor] | None = None
 
     # -- Lightning's hooks, in the order of the fit ---------------------------------------------
 
@@ -209,7 +211,7 @@ class DragOptimization(LightningModule):
 
     def training_step(self, _: object, index: int) -> None:
         """One drag operation: J gradient steps on z_t, then one tracking."""
-        self.operations = []
+        self.operations, operations = [], len(self.train_dataloader())
         losses: list[tuple[Tensor, Tensor]] = []
         for j in range(self.settings.J):
             eps, features = self._forward()
@@ -219,11 +221,11 @@ class DragOptimization(LightningModule):
                 taking_part = self.dragging.nonzero().flatten().tolist()
             losses.append(self._losses(eps, features))
             self._gradient_step(losses[-1][0] + losses[-1][1])
+        z_0 = predict_z0(self.z.detach(), eps.detach(), self.denoising.times.alpha(self.t))
         if self.tracking.when != "before":
-            if self.tracking.when == "fresh":
-                eps, features = eps.clone(), self._forward()[1]
-            self._lose_patience(self._track(features))
-        self._report(taking_part, losses, eps)
+            features = self._forward()[1] if self.tracking.when == "fresh" else features
+            self._lose_patience(self._track(features, is_last=index + 1 == operations))
+        self._report(taking_part, losses, z_0)
 
     def on_train_epoch_end(self) -> None:
         """Denoise to the next step."""
@@ -247,6 +249,9 @@ class DragOptimization(LightningModule):
         return self.active & ~self.resting
 
     def _forward(self) -> tuple[Latent, Float[Tensor, "b f h w"]]:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            return ahead
         return self.backbone.noise_and_features(self.z, self.t, self.denoising.text)
 
     def _enter_operation(self, index: int, features: Tensor) -> bool:
@@ -297,8 +302,13 @@ class DragOptimization(LightningModule):
                 "the gradient of z_t overflows float16: take backbone.dtype=bfloat16 or float32"
             )
 
-    def _track(self, features: Tensor) -> Bool[Tensor, " b"]:
-        """Find the handles of the samples being dragged; tells which samples' have moved."""
+    def _track(self, features: Tensor, is_last: bool = True) -> Bool[Tensor, " b"]:
+        """Find the handles of the samples being dragged; tells which samples' have moved.
+
+        Args:
+            features: F(z_t).
+            is_last: whether nothing follows on this z_t, as far as is known.
+        """
         found = track(
             features,
             self.reference.vectors,
@@ -310,7 +320,7 @@ class DragOptimization(LightningModule):
         if not self.dragging.all():
             dragging = self.dragging[self.owner, None].to(found.device)
             found = torch.where(dragging, found, self.handles)
-        before, self.handles, self.seen = self.seen, found, found.cpu()
+        before, self.handles, self.seen = self.seen, found, self._read(found, is_last)
         pair_moved = (self.seen != before).any(dim=1)
         moved = torch.zeros_like(self.active).index_put_(
             (self.owner[pair_moved],), torch.tensor(True)
@@ -321,6 +331,19 @@ class DragOptimization(LightningModule):
             )
             self.trajectories[i].trackings.append(tracking)
         return moved
+
+    def _read(self, handles: Tensor, is_last: bool) -> Tensor:
+        """Bring handles to the host; a device does the next forward while the host looks at them.
+
+        That forward is lost if they end the dragging.
+        """
+        read = handles.to("cpu", non_blocking=True)
+        copied = torch.cuda.current_stream().record_event() if handles.is_cuda else None
+        if self.looks_ahead and not is_last:
+            self._ahead = self._forward()
+        if copied is not None:
+            copied.synchronize()
+        return read
 
     def _lose_patience(self, moved: Bool[Tensor, " b"]) -> None:
         for i in self.dragging.nonzero().flatten().tolist():
@@ -352,6 +375,7 @@ class DragOptimization(LightningModule):
 
     def _denoise_until(self, step: int) -> None:
         """Denoise both branches until the given step is next."""
+        self._ahead = None
         while self.step < step:
             self.unedited, z, _ = self.denoising.step(
                 self.unedited, self.z.detach(), self.step, self.last_dragged
@@ -360,11 +384,10 @@ class DragOptimization(LightningModule):
                 self.z.copy_(z)
             self.step += 1
 
-    def _report(self, samples: list[int], losses: list[tuple[Tensor, Tensor]], eps: Latent) -> None:
+    def _report(self, samples: list[int], losses: list[tuple[Tensor, Tensor]], z_0: Latent) -> None:
         """Record the operation for each sample that took part."""
         terms = torch.stack([torch.stack((d, d + m)) for d, m in losses]).detach()
         drag, total = terms.permute(1, 2, 0).tolist()
-        z_0 = predict_z0(self.z.detach(), eps.detach(), self.denoising.times.alpha(self.t))
         for i in samples:
             done = DragOperation(
                 sample=i,
