@@ -1,6 +1,6 @@
 """make bench-gpu: what an edit of SD 1.5's size costs on one GPU, written as a table.
 
-    python -m benchmarks.gpu             everything, a few minutes
+    python -m benchmarks.gpu             all but `devices`, a few minutes
     python -m benchmarks.gpu edits       some parts: ceilings, edits, memory, batches, compile,
                                          sizes, devices (several GPUs)
 
@@ -13,6 +13,7 @@ Each part runs in a process of its own and prints a line of JSON; what fails is 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -82,7 +83,7 @@ def batches() -> dict[str, Any]:
     timed(method, range(8))
     eight = timed(method, range(10, 18))
     del method
-    torch.cuda.empty_cache()
+    release()
     small = editor("backbone=mini", fixed=[], size=256)
     timed(small, range(64))
     return {"eight": eight, "mini_64": timed(small, range(100, 164))}
@@ -110,12 +111,18 @@ def sizes() -> dict[str, Any]:
         timed(method, [0])  # records the graphs of this size
         found[f"side_{side}"] = timed(method, [1])
         del method
-        torch.cuda.empty_cache()
+        release()
     method = editor("adapt=none")
     for pairs in (1, 2, 4, 8):
         timed(method, [0], pairs)
         found[f"pairs_{pairs}"] = timed(method, [1], pairs)
     return found
+
+
+def release() -> None:
+    """Let go of models before this one, which hold themselves in cycles."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def throughput() -> dict[str, Any]:
@@ -133,14 +140,18 @@ def devices() -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.gpu", "--part", "throughput"]
 
     def on(device: int) -> subprocess.Popen[str]:
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(device)}
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        chosen = seen[device] if seen != [""] else str(device)
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": chosen}
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
         )
 
     def rate(processes: list[subprocess.Popen[str]]) -> float:
-        outputs = [process.communicate()[0].strip().splitlines()[-1] for process in processes]
-        return sum(float(json.loads(line)["per_minute"]) for line in outputs)
+        outputs = [process.communicate()[0].strip().splitlines() for process in processes]
+        if any(process.returncode for process in processes):
+            raise SystemExit("the process on one of the devices failed: run --part throughput")
+        return sum(float(json.loads(lines[-1])["per_minute"]) for lines in outputs)
 
     alone, together = rate([on(0)]), rate([on(i) for i in range(count)])
     return {"count": count, "alone": alone, "together": together, "factor": together / alone}
@@ -298,12 +309,12 @@ def report(found: dict[str, dict[str, Any]], arguments: Sequence[str], commit: s
     )
     row("peak memory, reserved", "6 GB", "edits", "warm", "memory", unit="GB")
     row("peak memory, reserved, low-memory setting", "4 GB", "memory", "low", "memory", unit="GB")
-    if edits:
+    if "cold" in edits:
         lines += ["", "| phase | cold, s | warm, s | again, s |", "|---|---|---|---|"]
         kinds = [edits[kind]["phases"] for kind in ("cold", "warm", "again")]
         for phase in kinds[0]:
             lines.append(f"| {phase} | " + " | ".join(f"{k[phase]:.3f}" for k in kinds) + " |")
-    if sized := found.get("sizes", {}):
+    if "side_512" in (sized := found.get("sizes", {})):
         lines += ["", "| picture, pairs | seconds | drag, s | reserved, GB |", "|---|---|---|---|"]
         for name, run in sized.items():
             if isinstance(run, dict):
@@ -319,7 +330,7 @@ def report(found: dict[str, dict[str, Any]], arguments: Sequence[str], commit: s
             f"{several['count']} GPUs, a process each: {several['together']:.1f} edits a minute, "
             f"one alone {several['alone']:.1f}: a factor of {several['factor']:.2f}.",
         ]
-    if ceiling:
+    if "step_tflop" in ceiling:
         work = 1e3 * ceiling["step_tflop"] / ceiling["matrix_tflops"]
         bytes_ = ceiling["step_weight_gb"] / ceiling["copy_tb_per_s"]
         lines += [
@@ -353,7 +364,7 @@ def run_part(name: str, limit: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all but devices")
     parser.add_argument("--part", choices=PARTS, help="run this one here, and print its figures")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for each part")
     parser.add_argument("--commit", default=commit(), help="where git is not at hand")

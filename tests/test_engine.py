@@ -393,13 +393,18 @@ class ReadsPerOperation(EditCallback):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
         self.reads, self.after = 0, []
-        read = Tensor.cpu
+        cpu, to = Tensor.cpu, Tensor.to
 
-        def counting(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        def counting_cpu(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             self.reads += tensor.shape == shape
-            return read(tensor, *args, **kwargs)
+            return cpu(tensor, *args, **kwargs)
 
-        monkeypatch.setattr(Tensor, "cpu", counting)
+        def counting_to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            self.reads += tensor.shape == shape and args[0] == "cpu"
+            return to(tensor, *args, **kwargs)
+
+        monkeypatch.setattr(Tensor, "cpu", counting_cpu)
+        monkeypatch.setattr(Tensor, "to", counting_to)
 
     def on_drag_operation(self, operation: DragOperation) -> None:
         self.after.append(self.reads)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -330,13 +330,13 @@ def digest(image: Float[Tensor, "3 h w"]) -> str:
     return hashlib.sha256(repr(data.shape).encode() + data.numpy().tobytes()).hexdigest()
 
 
-def digest_of(adapter: Adapter) -> str:
-    """A hash of the adapter's names and numbers."""
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of tensors' names, shapes and bytes, say of an adapter's."""
     found = hashlib.sha256()
-    for key in sorted(adapter):
-        data = adapter[key].detach().cpu().contiguous()
+    for key in sorted(tensors):
+        data = tensors[key].detach().cpu().contiguous()
         found.update(f"{key}{data.dtype}{tuple(data.shape)}".encode())
-        found.update(data.numpy().data)
+        found.update(data.flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -222,10 +222,15 @@ class DragOptimization(LightningModule):
             losses.append(self._losses(eps, features))
             self._gradient_step(losses[-1][0] + losses[-1][1])
         z_0 = predict_z0(self.z.detach(), eps.detach(), self.denoising.times.alpha(self.t))
+        # sent to the host ahead of the handles, whose arrival is waited for
+        terms = torch.stack([torch.stack((d, d + m)) for d, m in losses]).detach()
+        terms = terms.to("cpu", non_blocking=terms.is_cuda and self.tracking.when != "before")
+        if self.tracking.when == "fresh":
+            self._ahead = self._forward()  # the next operation's first
+            features = self._ahead[1]
         if self.tracking.when != "before":
-            features = self._forward()[1] if self.tracking.when == "fresh" else features
             self._lose_patience(self._track(features, is_last=index + 1 == operations))
-        self._report(taking_part, losses, z_0)
+        self._report(taking_part, terms, z_0)
 
     def on_train_epoch_end(self) -> None:
         """Denoise to the next step."""
@@ -337,9 +342,11 @@ class DragOptimization(LightningModule):
 
         That forward is lost if they end the dragging.
         """
-        read = handles.to("cpu", non_blocking=True)
-        copied = torch.cuda.current_stream().record_event() if handles.is_cuda else None
-        if self.looks_ahead and not is_last:
+        read = handles.to("cpu", non_blocking=handles.is_cuda)
+        copied = (
+            torch.cuda.current_stream(handles.device).record_event() if handles.is_cuda else None
+        )
+        if self.looks_ahead and not is_last and self._ahead is None:
             self._ahead = self._forward()
         if copied is not None:
             copied.synchronize()
@@ -384,9 +391,8 @@ class DragOptimization(LightningModule):
                 self.z.copy_(z)
             self.step += 1
 
-    def _report(self, samples: list[int], losses: list[tuple[Tensor, Tensor]], z_0: Latent) -> None:
+    def _report(self, samples: list[int], terms: Float[Tensor, "steps 2 b"], z_0: Latent) -> None:
         """Record the operation for each sample that took part."""
-        terms = torch.stack([torch.stack((d, d + m)) for d, m in losses]).detach()
         drag, total = terms.permute(1, 2, 0).tolist()
         for i in samples:
             done = DragOperation(

@@ -28,7 +28,7 @@ class Engine:
         channels_last: memory layout of convolutions; auto: on CUDA.
         fused_norms: GroupNorm and SiLU in one kernel; auto: on CUDA below float64, with Triton.
         frozen_convolutions: convolutions forget their inputs, which only gradients of their weights
-            need; auto: on CUDA.
+            need; auto: on CUDA, without `compile`.
         merge_adapters: add a LoRA that the whole batch shares to the weights while it is in use.
         compile: torch.compile for the UNet; the first edit then takes minutes.
 

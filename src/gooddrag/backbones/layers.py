@@ -11,7 +11,6 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.grad import conv2d_input
 
 LARGEST_GROUP = 128  # channels that the fused kernel can hold
 
@@ -107,19 +106,20 @@ def keep_channels_last(unet: UNet2DConditionModel) -> None:
 def freeze_convolutions(unet: UNet2DConditionModel) -> None:
     """Let every convolution of the UNet be a `FrozenConvolution`, in its place."""
     for module in unet.modules():
-        if type(module) is nn.Conv2d and module.padding_mode == "zeros":
+        plain = type(module) is nn.Conv2d and module.padding_mode == "zeros"
+        if plain and not isinstance(module.padding, str):
             module.__class__ = FrozenConvolution
 
 
 class FrozenConvolution(nn.Conv2d):
     """A convolution that does not keep its input.
 
-    torch keeps it for the gradient of the weight, which nobody wants here: half of the memory of a
-    residual block.
+    torch keeps it for the gradient of the weight, which nobody wants here.
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if weight.requires_grad or not x.requires_grad:
+        trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+        if trained or not x.requires_grad:
             return super()._conv_forward(x, weight, bias)
         settings = (self.stride, self.padding, self.dilation, self.groups)
         y: Tensor = _FrozenConvolution.apply(x, weight, bias, *settings)
@@ -129,10 +129,26 @@ class FrozenConvolution(nn.Conv2d):
 class _FrozenConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
-        ctx.weight, ctx.shape, ctx.settings = weight, x.shape, settings
+        ctx.weight, ctx.settings = weight, settings
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        ctx.like = {"size": x.shape, "dtype": x.dtype, "device": x.device, "memory_format": layout}
         return functional.conv2d(x, weight, bias, *settings)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        dx = conv2d_input(ctx.shape, ctx.weight, gradient, *ctx.settings)
+        stride, padding, dilation, groups = ctx.settings
+        dx, _, _ = torch.ops.aten.convolution_backward(
+            gradient,
+            torch.empty(**ctx.like),  # read for its shape and layout alone
+            ctx.weight,
+            None,
+            stride,
+            padding,
+            dilation,
+            False,
+            [0, 0],
+            groups,
+            (True, False, False),
+        )
         return dx, *[None] * (2 + len(ctx.settings))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gooddrag import ddim
-from gooddrag.adapt import digest, digest_of
+from gooddrag.adapt import digest_of
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.denoising import MutualAttention, PairedDenoising, decode_one
@@ -138,7 +138,7 @@ class LatentDrag:
         denoising = PairedDenoising(backbone, text, times, self.attention)
 
         with backbone.adapted(adapters):
-            z_T = self._invert(samples, adapters, z_0, text, phases)
+            z_T = self._invert(adapters, z_0, text, phases)
 
             with phases("reference", self.dragged_steps) as advance:
                 references = reference_pass(
@@ -171,15 +171,15 @@ class LatentDrag:
 
     def _invert(
         self,
-        samples: Sequence[DragSample],
         adapters: Sequence[Adapter] | None,
         z_0: Tensor,
         text: Tensor,
         phases: Phases,
     ) -> Tensor:
-        """z_T; that of the last pictures is remembered, for another drag of the same ones."""
-        of = [(digest(sample.image), sample.prompt) for sample in samples]
-        key = (of, [digest_of(adapter) for adapter in adapters or ()])
+        """z_T; the last one is remembered, for another drag of the same pictures."""
+        with_adapters = None if adapters is None else [digest_of(adapter) for adapter in adapters]
+        times = (self.times.steps, self.times.strength, self.times.offset)
+        key = (digest_of({"z_0": z_0, "text": text}), with_adapters, times, id(self.backbone))
         if self._inverted is None or self._inverted[0] != key:
             noise = partial(self.backbone.noise, text=text)
             with phases("invert", len(self.times.descending)) as advance:
