@@ -18,7 +18,7 @@ from gooddrag.adapt import (
     add_noise,
     training_crop,
 )
-from gooddrag.backbones.adapters import ADAPTER_FILE, save_adapter
+from gooddrag.backbones.adapter_files import ADAPTER_FILE, save_adapter
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.events import EditCallback, Phases

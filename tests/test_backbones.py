@@ -10,14 +10,8 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from gooddrag.backbones.adapters import (
-    ADAPTER_FILE,
-    initial_adapter,
-    load_adapter,
-    modules_of,
-    save_adapter,
-    unstack,
-)
+from gooddrag.backbones.adapter_files import ADAPTER_FILE, load_adapter, save_adapter
+from gooddrag.backbones.adapters import initial_adapter, modules_of, unstack
 from gooddrag.backbones.attention import self_attention_layers
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.loading import _byte_sums

@@ -31,14 +31,6 @@ from tests.tiny import make_sample
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
 
-PLAIN = replace(
-    tiny.ENGINE,
-    graphs=False,
-    channels_last=False,
-    fused_norms=False,
-    frozen_convolutions=False,
-    merge_adapters=False,
-)
 HALVES = ("bfloat16", "float16")
 LORA: dict[str, Any] = {
     "cache": None,
@@ -93,7 +85,8 @@ def test_every_engine_gives_the_same_step(
     """Loss and gradient from the same latent, graphs and all against nothing of it."""
     z = torch.randn(2, 4, 8, 8, device="cuda")
     found = []
-    for engine in (PLAIN, tiny.ENGINE, replace(PLAIN, graphs=True)):
+    plain = tiny.engine_of("plain")
+    for engine in (plain, tiny.engine_of("default"), replace(plain, graphs=True)):
         backbone = on_cuda(dtype=dtype, engine=engine)
         text = backbone.embed(["", ""])
         for _ in range(2):  # the second replays what the first recorded

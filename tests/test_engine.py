@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,8 @@ from gooddrag.backbones import loading
 from gooddrag.backbones.adapters import modules_of
 from gooddrag.backbones.attention import MutualLayers
 from gooddrag.backbones.base import Adapter
-from gooddrag.backbones.engine import Engine
 from gooddrag.backbones.layers import FusedGroupNorm, fuse_norms
 from gooddrag.backbones.stable_diffusion import StableDiffusion
-from gooddrag.composition import composer, instantiate
 from gooddrag.events import EditCallback
 from gooddrag.memory import out_of_memory
 from gooddrag.schedule import aldd
@@ -31,6 +29,7 @@ from gooddrag.types import DragOperation
 from tests import tiny
 from tests.test_backbones import random_adapter
 from tests.test_drag import SETTINGS, make_editor
+from tests.tiny import engine_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 PIPELINES: dict[str, dict[str, Any]] = {
@@ -39,14 +38,6 @@ PIPELINES: dict[str, dict[str, Any]] = {
     "linear": {"linear_projection": True, "prediction_type": "v_prediction"},  # as SD 2.1
 }
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
-
-
-@cache
-def engine_of(name: str) -> Engine:
-    """A file of conf/engine."""
-    with composer() as compose:
-        engine: Engine = instantiate(compose("edit", [f"engine={name}"]).engine)
-    return engine
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -318,25 +309,25 @@ class TestSettings:
     )
     def test_unknown_words(self, name: str, value: object) -> None:
         with pytest.raises(ValueError, match=rf"engine\.{name} .* found {value!r}$"):
-            replace(tiny.ENGINE, **{name: value})
+            replace(engine_of("default"), **{name: value})
 
     @pytest.mark.parametrize("name", ["graphs", "fused_norms"])
     def test_what_a_cpu_cannot_do(self, tiny_folder: Path, name: str) -> None:
-        engine = replace(tiny.ENGINE, **{name: True})
+        engine = replace(engine_of("default"), **{name: True})
         with pytest.raises(ValueError, match=rf"engine\.{name}=true needs CUDA.*cpu") as caught:
             tiny.load(tiny_folder, engine=engine)
         assert "\n" not in str(caught.value)
         assert f"engine.{name}=auto" in str(caught.value)
 
     def test_auto(self) -> None:
-        cpu = tiny.ENGINE.on(CPU, torch.float32)
+        cpu = engine_of("default").on(CPU, torch.float32)
         assert (cpu.graphs, cpu.channels_last, cpu.fused_norms) == (False, False, False)
-        cuda = tiny.ENGINE.on(CUDA, torch.float64)
+        cuda = engine_of("default").on(CUDA, torch.float64)
         assert (cuda.graphs, cuda.channels_last, cuda.fused_norms) == (True, True, False)
 
     def test_words_other_than_auto_are_obeyed(self) -> None:
         chosen = replace(
-            tiny.ENGINE,
+            engine_of("default"),
             graphs=False,
             channels_last=True,
             fused_norms=False,
@@ -456,7 +447,7 @@ class TestInUse:
 @pytest.mark.parametrize("name", ["merge_adapters", "compile"])
 def test_switches_are_true_or_false(name: str, word: str) -> None:
     with pytest.raises(ValueError, match=f"engine.{name} must be true or false"):
-        replace(tiny.ENGINE, **{name: word})
+        replace(engine_of("default"), **{name: word})
 
 
 def test_frozen_convolutions_keep_less(tiny_folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -9,19 +10,11 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 
 from gooddrag.backbones.engine import Engine
 from gooddrag.backbones.stable_diffusion import StableDiffusion
+from gooddrag.composition import composer, instantiate
 from gooddrag.pretrain.parts import make_text_encoder, make_tokenizer
 from gooddrag.types import DragSample
 
 WIDTH = 16
-ENGINE = Engine(
-    graphs="auto",
-    max_graphs=8,
-    channels_last="auto",
-    fused_norms="auto",
-    frozen_convolutions="auto",
-    merge_adapters=True,
-    compile=False,
-)
 
 
 def make_pipeline(
@@ -77,12 +70,20 @@ def make_pipeline(
     return folder
 
 
+@cache
+def engine_of(name: str) -> Engine:
+    """A file of conf/engine."""
+    with composer() as compose:
+        engine: Engine = instantiate(compose("edit", [f"engine={name}"]).engine)
+    return engine
+
+
 def load(
     folder: Path,
     dtype: str = "float32",
     low_memory: bool = False,
     device: str = "cpu",
-    engine: Engine = ENGINE,
+    engine: Engine | None = None,
 ) -> StableDiffusion:
     """The pipeline as a backbone."""
     return StableDiffusion(
@@ -95,7 +96,7 @@ def load(
         feature_block=2,
         resolution=64,
         low_memory=low_memory,
-        engine=engine,
+        engine=engine or engine_of("default"),
     )
 
 

@@ -19,13 +19,8 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gooddrag.backbones.adapters import (
-    ADAPTER_FILE,
-    initial_adapter,
-    load_adapter,
-    save_adapter,
-    unstack,
-)
+from gooddrag.backbones.adapter_files import ADAPTER_FILE, load_adapter, save_adapter
+from gooddrag.backbones.adapters import initial_adapter, unstack
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.events import Phases
@@ -365,7 +360,7 @@ class AdapterFromFile:
     """Uses a LoRA that exists already, of any tool.
 
     Args:
-        path: see `gooddrag.backbones.adapters.load_adapter`.
+        path: see `gooddrag.backbones.adapter_files.load_adapter`.
     """
 
     def __init__(self, *, path: str) -> None:

@@ -49,7 +49,7 @@ def run_edit(cfg: DictConfig) -> None:
 
 def run_adapt(cfg: DictConfig) -> None:
     """gooddrag adapt."""
-    from gooddrag.backbones.adapters import ADAPTER_FILE, save_adapter
+    from gooddrag.backbones.adapter_files import ADAPTER_FILE, save_adapter
     from gooddrag.callbacks.output import reserved
     from gooddrag.events import Phases
 

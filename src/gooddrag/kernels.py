@@ -19,20 +19,29 @@ TILES, MEMBERS = 16, 128  # tiles read at a time, and the most channels that a g
 SIZES = ["pixels", "channels", "chunks", "size", "total"]  # one kernel serves all of them
 
 
+@triton.jit
+def _tile(pixels, channels, R: tl.constexpr, C: tl.constexpr):
+    """This program's channels and which of them exist; its values' mask and places."""
+    rows = tl.program_id(0) * R + tl.arange(0, R)
+    columns = tl.program_id(1) * C + tl.arange(0, C)
+    some = columns < channels
+    inside = (rows < pixels)[:, None] & some[None, :]
+    start = tl.program_id(2) * pixels
+    place = (start + rows)[:, None].to(tl.int64) * channels + columns[None, :]
+    return columns, some, inside, place
+
+
 @triton.jit(do_not_specialize=SIZES)
 def _statistics(x, mean, m2, pixels, channels, chunks, R: tl.constexpr, C: tl.constexpr):
     """Per tile and channel: mean, and sum of squared differences from it."""
-    chunk, block, sample = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    rows, columns = chunk * R + tl.arange(0, R), block * C + tl.arange(0, C)
-    inside = (rows < pixels)[:, None] & (columns < channels)[None, :]
-    place = (sample * pixels + rows)[:, None].to(tl.int64) * channels + columns[None, :]
+    columns, some, inside, place = _tile(pixels, channels, R, C)
     tile = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-    count = tl.minimum(pixels - chunk * R, R)
+    count = tl.minimum(pixels - tl.program_id(0) * R, R)
     average = tl.sum(tile, 0) / count
     difference = tl.where(inside, tile - average[None, :], 0.0)
-    out = (sample * chunks + chunk) * channels + columns
-    tl.store(mean + out, average, mask=columns < channels)
-    tl.store(m2 + out, tl.sum(difference * difference, 0), mask=columns < channels)
+    out = (tl.program_id(2) * chunks + tl.program_id(0)) * channels + columns
+    tl.store(mean + out, average, mask=some)
+    tl.store(m2 + out, tl.sum(difference * difference, 0), mask=some)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -93,13 +102,10 @@ def _apply(
     x, y, scale, shift, pixels, channels, SILU: tl.constexpr, R: tl.constexpr, C: tl.constexpr
 ):
     """y = scale x + shift, then SiLU."""
-    chunk, block, sample = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    rows, columns = chunk * R + tl.arange(0, R), block * C + tl.arange(0, C)
-    inside = (rows < pixels)[:, None] & (columns < channels)[None, :]
-    place = (sample * pixels + rows)[:, None].to(tl.int64) * channels + columns[None, :]
-    own = sample * channels + columns
-    a = tl.load(scale + own, mask=columns < channels, other=0.0)
-    b = tl.load(shift + own, mask=columns < channels, other=0.0)
+    columns, some, inside, place = _tile(pixels, channels, R, C)
+    own = tl.program_id(2) * channels + columns
+    a = tl.load(scale + own, mask=some, other=0.0)
+    b = tl.load(shift + own, mask=some, other=0.0)
     u = tl.load(x + place, mask=inside, other=0.0).to(tl.float32) * a[None, :] + b[None, :]
     if SILU:
         u = u * tl.sigmoid(u)
@@ -107,8 +113,10 @@ def _apply(
 
 
 @triton.jit
-def _gradient_of_u(x, dy, scale, shift, own, place, inside, some, SILU: tl.constexpr):
-    """d loss / d u times scale, where y = silu(u), and x, all float32."""
+def _gradient_of_u(
+    x, dy, scale, shift, centre, inverse, own, place, inside, some, SILU: tl.constexpr
+):
+    """d loss / d u times scale, where y = silu(u), and x_hat, both float32."""
     a = tl.load(scale + own, mask=some, other=0.0)
     value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     g = tl.load(dy + place, mask=inside, other=0.0).to(tl.float32)
@@ -117,7 +125,10 @@ def _gradient_of_u(x, dy, scale, shift, own, place, inside, some, SILU: tl.const
         u = value * a[None, :] + b[None, :]
         s = tl.sigmoid(u)
         g = g * s * (1 + u * (1 - s))
-    return g * a[None, :], value
+    average = tl.load(centre + own, mask=some, other=0.0)
+    rstd = tl.load(inverse + own, mask=some, other=0.0)
+    hat = (value - average[None, :]) * rstd[None, :]
+    return g * a[None, :], hat
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -138,17 +149,10 @@ def _gradient_sums(
     C: tl.constexpr,
 ):
     """Per tile and channel: the sums of g and of g x_hat."""
-    chunk, block, sample = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    rows, columns = chunk * R + tl.arange(0, R), block * C + tl.arange(0, C)
-    some = columns < channels
-    inside = (rows < pixels)[:, None] & some[None, :]
-    place = (sample * pixels + rows)[:, None].to(tl.int64) * channels + columns[None, :]
-    own = sample * channels + columns
-    g, value = _gradient_of_u(x, dy, scale, shift, own, place, inside, some, SILU)
-    average = tl.load(centre + own, mask=some, other=0.0)
-    rstd = tl.load(inverse + own, mask=some, other=0.0)
-    hat = (value - average[None, :]) * rstd[None, :]
-    out = (sample * chunks + chunk) * channels + columns
+    columns, some, inside, place = _tile(pixels, channels, R, C)
+    own = tl.program_id(2) * channels + columns
+    g, hat = _gradient_of_u(x, dy, scale, shift, centre, inverse, own, place, inside, some, SILU)
+    out = (tl.program_id(2) * chunks + tl.program_id(0)) * channels + columns
     tl.store(sum_g + out, tl.sum(g, 0), mask=some)
     tl.store(sum_gx + out, tl.sum(tl.where(inside, g * hat, 0.0), 0), mask=some)
 
@@ -201,16 +205,9 @@ def _gradient(
     C: tl.constexpr,
 ):
     """dx = g - mean(g) - x_hat mean(g x_hat), where g carries 1 / std already."""
-    chunk, block, sample = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    rows, columns = chunk * R + tl.arange(0, R), block * C + tl.arange(0, C)
-    some = columns < channels
-    inside = (rows < pixels)[:, None] & some[None, :]
-    place = (sample * pixels + rows)[:, None].to(tl.int64) * channels + columns[None, :]
-    own = sample * channels + columns
-    g, value = _gradient_of_u(x, dy, scale, shift, own, place, inside, some, SILU)
-    average = tl.load(centre + own, mask=some, other=0.0)
-    rstd = tl.load(inverse + own, mask=some, other=0.0)
-    hat = (value - average[None, :]) * rstd[None, :]
+    columns, some, inside, place = _tile(pixels, channels, R, C)
+    own = tl.program_id(2) * channels + columns
+    g, hat = _gradient_of_u(x, dy, scale, shift, centre, inverse, own, place, inside, some, SILU)
     m = tl.load(mean_g + own, mask=some, other=0.0)
     mx = tl.load(mean_gx + own, mask=some, other=0.0)
     result = g - m[None, :] - hat * mx[None, :]

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 from gooddrag import ddim
 from gooddrag.adapt import Draw, LoraAdaptation
-from gooddrag.backbones.adapters import load_adapter, unstack
+from gooddrag.backbones.adapter_files import load_adapter
+from gooddrag.backbones.adapters import unstack
 from gooddrag.denoising import PairedDenoising
 from gooddrag.drag import DragOptimization, Pairs, Reference, reference_pass
 from gooddrag.events import EditCallback

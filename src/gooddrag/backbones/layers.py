@@ -12,8 +12,6 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-LARGEST_GROUP = 128  # channels that the fused kernel can hold
-
 
 class FusedGroupNorm(nn.Module):
     """A frozen GroupNorm, with SiLU behind it if asked for, in one kernel on CUDA.
@@ -27,14 +25,15 @@ class FusedGroupNorm(nn.Module):
         super().__init__()
         self.weight, self.bias = norm.weight, norm.bias
         self.groups, self.eps, self.silu = norm.num_groups, norm.eps, silu
-        self.fits = norm.num_channels // norm.num_groups <= LARGEST_GROUP
+        self.size = norm.num_channels // norm.num_groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (b, c, h, w) over (c / groups, h, w); what is no map goes torch's way."""
-        if x.ndim == 4 and x.is_cuda and self.fits:
-            from gooddrag.kernels import group_norm
+        """Normalise (b, c, h, w) over (c / groups, h, w); what does not fit goes torch's way."""
+        if x.ndim == 4 and x.is_cuda:
+            from gooddrag.kernels import MEMBERS, group_norm
 
-            return group_norm(x, self.weight, self.bias, self.groups, self.eps, self.silu)
+            if self.size <= MEMBERS:
+                return group_norm(x, self.weight, self.bias, self.groups, self.eps, self.silu)
         y = functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
         return functional.silu(y) if self.silu else y
 

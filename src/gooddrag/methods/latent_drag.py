@@ -178,8 +178,7 @@ class LatentDrag:
     ) -> Tensor:
         """z_T; the last one is remembered, for another drag of the same pictures."""
         with_adapters = None if adapters is None else [digest_of(adapter) for adapter in adapters]
-        times = (self.times.steps, self.times.strength, self.times.offset)
-        key = (digest_of({"z_0": z_0, "text": text}), with_adapters, times, id(self.backbone))
+        key = (digest_of({"z_0": z_0, "text": text}), with_adapters, self.times.descending)
         if self._inverted is None or self._inverted[0] != key:
             noise = partial(self.backbone.noise, text=text)
             with phases("invert", len(self.times.descending)) as advance:
