@@ -23,14 +23,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.run import PACKAGES, commit, hardware, machine_name
+from benchmarks.run import commit, conditions, machine_name
 from benchmarks.sd15 import random_sd15
 
 ROOT = Path(__file__).parents[1]
@@ -84,9 +82,9 @@ def batches() -> dict[str, Any]:
     eight = timed(method, range(10, 18))
     del method
     release()
-    small = editor("backbone=mini", fixed=[], size=256)
-    timed(small, range(64))
-    return {"eight": eight, "mini_64": timed(small, range(100, 164))}
+    small = editor("backbone=mini", fixed=[])
+    timed(small, range(64), size=256)
+    return {"eight": eight, "mini_64": timed(small, range(100, 164), size=256)}
 
 
 def compiled() -> dict[str, Any]:
@@ -107,15 +105,15 @@ def sizes() -> dict[str, Any]:
     """Larger pictures, and more pairs of points; LoRA crops stay 512 x 512."""
     found: dict[str, Any] = {}
     for side in (512, 768, 1024):
-        method = editor(size=side)
-        timed(method, [0])  # records the graphs of this size
-        found[f"side_{side}"] = timed(method, [1])
+        method = editor()
+        timed(method, [0], size=side)  # records the graphs of this size
+        found[f"side_{side}"] = timed(method, [1], size=side)
         del method
         release()
     method = editor("adapt=none")
     for pairs in (1, 2, 4, 8):
-        timed(method, [0], pairs)
-        found[f"pairs_{pairs}"] = timed(method, [1], pairs)
+        timed(method, [0], pairs=pairs)
+        found[f"pairs_{pairs}"] = timed(method, [1], pairs=pairs)
     return found
 
 
@@ -170,7 +168,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
 DEFAULT = [name for name in PARTS if name not in ("devices", "throughput")]
 
 
-def editor(*overrides: str, fixed: Sequence[str] = FIXED_WORK, size: int = 512) -> Any:
+def editor(*overrides: str, fixed: Sequence[str] = FIXED_WORK) -> Any:
     """GoodDrag on the random SD 1.5, with an empty LoRA cache."""
     from gooddrag import load_method
 
@@ -178,9 +176,7 @@ def editor(*overrides: str, fixed: Sequence[str] = FIXED_WORK, size: int = 512) 
     where = ["backbone=folder", f"backbone.path={folder}"]
     where = [] if any(o.startswith("backbone=") for o in overrides) else where
     cache = tempfile.mkdtemp()
-    method = load_method("gooddrag", [*where, *fixed, f"cache={cache}", *overrides])
-    method.picture_size = size
-    return method
+    return load_method("gooddrag", [*where, *fixed, f"cache={cache}", *overrides])
 
 
 def timed_many(method: Any, indices: Sequence[int]) -> dict[str, Any]:
@@ -192,19 +188,22 @@ def timed_many(method: Any, indices: Sequence[int]) -> dict[str, Any]:
     return {"seconds": passed, "per_minute": 60 * len(indices) / passed}
 
 
-def timed(method: Any, indices: Sequence[int], pairs: int | None = None) -> dict[str, Any]:
+def timed(
+    method: Any, indices: Sequence[int], *, size: int = 512, pairs: int | None = None
+) -> dict[str, Any]:
     """One call on DragWorld's test pictures: seconds, phases, memory, edits a minute.
 
     Args:
         method: from `editor`.
         indices: of the pictures, edited in one batch.
+        size: of the pictures, pixels a side.
         pairs: that many pairs of points in place of the sample's own.
     """
     from gooddrag.data.world import world_sample
 
-    samples = [world_sample("test", 0, i, method.picture_size) for i in indices]
+    samples = [world_sample("test", 0, i, size) for i in indices]
     if pairs:
-        places = torch.linspace(0.3, 0.7, pairs)[:, None] * method.picture_size * torch.ones(2)
+        places = torch.linspace(0.3, 0.7, pairs)[:, None] * size * torch.ones(2)
         samples = [
             replace(s, handles=places.floor(), targets=(places + 40).floor()) for s in samples
         ]
@@ -262,9 +261,7 @@ def report(found: dict[str, dict[str, Any]], arguments: Sequence[str], commit: s
     lines = [
         "# One edit of SD 1.5's size on one GPU",
         "",
-        f"{hardware()}, "
-        + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-        + f"; commit {commit}, {date.today()}.",
+        f"{conditions(commit)}.",
         f"`python -m benchmarks.gpu {' '.join(arguments)}`".replace(" `", "`"),
         "",
         (__doc__ or "").split("\n\n")[2].strip().replace("\n", " "),

@@ -150,9 +150,7 @@ def report(
     lines = [
         f"# Benchmark on {args.machine}",
         "",
-        f"{hardware()}, Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-        + f"; commit {commit()}, {date.today()}; load average {load()} at the end.",
+        f"{conditions(commit())}; load average {load()} at the end.",
         f"`python -m benchmarks.run {' '.join(sys.argv[1:])}`".replace(" `", "`"),
         *(["", "QUICK: few steps, the figures mean nothing."] if args.quick else []),
         "",
@@ -204,6 +202,15 @@ def hardware() -> str:
     cpu = names[0] if names else platform.processor() or platform.machine()
     gpu = f", {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else ""
     return f"{cpu}, {cores()} cores{gpu}"
+
+
+def conditions(of_commit: str) -> str:
+    """Machine, versions, commit and day, for the head of a table."""
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return (
+        f"{hardware()}, Python {platform.python_version()}, {versions}; "
+        f"commit {of_commit}, {date.today()}"
+    )
 
 
 def cores() -> int:

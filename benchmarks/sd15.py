@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from gooddrag.pretrain.parts import make_text_encoder, make_tokenizer
+from gooddrag.pretrain.parts import make_text_encoder
+from tests.tiny import save_pipeline
 
 
 def random_sd15(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
@@ -38,24 +38,4 @@ def random_sd15(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0)
         text_encoder = make_text_encoder(
             hidden_size=768, layers=12, heads=12, inner=3072, embedding_std=0.02
         )
-    scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        steps_offset=1,
-        set_alpha_to_one=False,
-        clip_sample=False,
-    )
-    StableDiffusionPipeline(
-        vae=vae.to(dtype),
-        unet=unet.to(dtype),
-        text_encoder=text_encoder.to(dtype),
-        tokenizer=make_tokenizer(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-    config = json.loads((folder / "unet" / "config.json").read_text())
-    assert config["block_out_channels"] == [320, 640, 1280, 1280]
-    return folder
+    return save_pipeline(folder, vae.to(dtype), unet.to(dtype), text_encoder.to(dtype))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel
 
 from gooddrag.backbones.engine import Engine
 from gooddrag.backbones.stable_diffusion import StableDiffusion
@@ -48,6 +49,17 @@ def make_pipeline(
         text_encoder = make_text_encoder(
             hidden_size=WIDTH, layers=1, heads=2, inner=WIDTH, embedding_std=0.5
         )
+    return save_pipeline(folder, vae, unet, text_encoder, prediction_type)
+
+
+def save_pipeline(
+    folder: Path,
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    prediction_type: str = "epsilon",
+) -> Path:
+    """Write parts as a pipeline in diffusers layout, with SD 1.5's noise schedule."""
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
