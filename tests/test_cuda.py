@@ -78,6 +78,18 @@ class TestFusedGroupNorm:
         torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
+def test_fused_geglu() -> None:
+    from gooddrag.kernels import geglu
+
+    x = (torch.randn(3, 77, 2 * 1280, device="cuda") * 2).requires_grad_()
+    a, gate = x.chunk(2, dim=-1)
+    found, expected = geglu(x), a * functional.gelu(gate)
+    towards = torch.randn_like(found)
+    gradients = [torch.autograd.grad((y * towards).sum(), x)[0] for y in (found, expected)]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32", *HALVES])
 def test_every_engine_gives_the_same_step(
     on_cuda: partial[StableDiffusion], tiny_folder: Path, dtype: str

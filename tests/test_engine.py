@@ -19,7 +19,7 @@ from gooddrag.backbones import loading
 from gooddrag.backbones.adapters import modules_of
 from gooddrag.backbones.attention import MutualLayers
 from gooddrag.backbones.base import Adapter
-from gooddrag.backbones.layers import FusedGroupNorm, fuse_norms
+from gooddrag.backbones.layers import FusedGroupNorm, fuse_kernels
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.events import EditCallback
 from gooddrag.memory import out_of_memory
@@ -157,7 +157,7 @@ class TestFusedNorms:
         unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").double().eval()
         unet.requires_grad_(False)
         fused = deepcopy(unet)
-        fuse_norms(fused)
+        fuse_kernels(fused)
         assert any(isinstance(module, FusedGroupNorm) for module in fused.modules())
         assert not any(isinstance(module, nn.GroupNorm) for module in fused.modules())
         x, text = torch.randn(2, 4, 8, 8).double(), torch.randn(2, 5, tiny.WIDTH).double()
@@ -173,14 +173,14 @@ class TestFusedNorms:
         unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
         before, names = loading.fingerprint(unet), list(unet.state_dict())
         values = {name: weight.clone() for name, weight in unet.state_dict().items()}
-        fuse_norms(unet)
+        fuse_kernels(unet)
         assert list(unet.state_dict()) == names
         assert_equal(unet.state_dict(), values)
         assert loading.fingerprint(unet) == before
 
     def test_adapters_still_fit(self, tiny_folder: Path, backbone64: StableDiffusion) -> None:
         fused = tiny.load(tiny_folder, "float64")
-        fuse_norms(fused.unet)
+        fuse_kernels(fused.unet)
         one, other = (random_adapter(backbone64, seed) for seed in (1, 2))
         for adapters in ([one, one], [one, other]):
             assert_same(step(fused, adapters), step(backbone64, adapters), 1e-10)
@@ -305,13 +305,13 @@ class TestStacks:
 class TestSettings:
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("graphs", "yes"), ("channels_last", "maybe"), ("fused_norms", "on"), ("max_graphs", 0)],
+        [("graphs", "yes"), ("channels_last", "maybe"), ("fused_kernels", "on"), ("max_graphs", 0)],
     )
     def test_unknown_words(self, name: str, value: object) -> None:
         with pytest.raises(ValueError, match=rf"engine\.{name} .* found {value!r}$"):
             replace(engine_of("default"), **{name: value})
 
-    @pytest.mark.parametrize("name", ["graphs", "fused_norms"])
+    @pytest.mark.parametrize("name", ["graphs", "fused_kernels"])
     def test_what_a_cpu_cannot_do(self, tiny_folder: Path, name: str) -> None:
         engine = replace(engine_of("default"), **{name: True})
         with pytest.raises(ValueError, match=rf"engine\.{name}=true needs CUDA.*cpu") as caught:
@@ -321,16 +321,16 @@ class TestSettings:
 
     def test_auto(self) -> None:
         cpu = engine_of("default").on(CPU, torch.float32)
-        assert (cpu.graphs, cpu.channels_last, cpu.fused_norms) == (False, False, False)
+        assert (cpu.graphs, cpu.channels_last, cpu.fused_kernels) == (False, False, False)
         cuda = engine_of("default").on(CUDA, torch.float64)
-        assert (cuda.graphs, cuda.channels_last, cuda.fused_norms) == (True, True, False)
+        assert (cuda.graphs, cuda.channels_last, cuda.fused_kernels) == (True, True, False)
 
     def test_words_other_than_auto_are_obeyed(self) -> None:
         chosen = replace(
             engine_of("default"),
             graphs=False,
             channels_last=True,
-            fused_norms=False,
+            fused_kernels=False,
             frozen_convolutions=False,
         )
         for device in (CPU, CUDA):
@@ -341,7 +341,7 @@ class TestSettings:
         for device in (CPU, CUDA):
             on = plain.on(device, torch.float32)
             assert not any(
-                (on.graphs, on.channels_last, on.fused_norms, on.merge_adapters, on.compile)
+                (on.graphs, on.channels_last, on.fused_kernels, on.merge_adapters, on.compile)
             )
 
 

@@ -1,8 +1,9 @@
-"""GroupNorm and SiLU in one pass over channels-last memory, for frozen weights on CUDA.
+"""Parts of a frozen UNet in one pass over memory each, on CUDA.
 
-torch's GroupNorm wants channels first on CUDA, convolutions are fastest channels last: between
-them every tensor is turned round twice and read six times. These kernels read it where it lies,
-and backward keeps the input alone. Arithmetic is float32 whatever the precision of the tensors.
+GroupNorm with SiLU: torch's wants channels first on CUDA, convolutions are fastest channels last,
+so that between them every tensor is turned round twice and read six times. GEGLU: two kernels
+forward and five backward in torch. Both read their tensors where they lie, and keep the input alone
+for the backward. Arithmetic is float32 whatever the precision of the tensors.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 ROWS, COLUMNS = 64, 64  # pixels and channels of a tile
+BLOCK = 1024  # elements of what has no rows
 TILES, MEMBERS = 16, 128  # tiles read at a time, and the most channels that a group may have
 SIZES = ["pixels", "channels", "chunks", "size", "total"]  # one kernel serves all of them
 
@@ -271,4 +273,59 @@ def group_norm(
         silu: whether SiLU follows.
     """
     y: Tensor = _GroupNorm.apply(x, weight, bias, groups, eps, silu)
+    return y
+
+
+@triton.jit
+def _halves(x, total, width, N: tl.constexpr):
+    """This program's elements of y, which exist; where their a lies; a and gate, float32."""
+    own = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
+    some = own < total
+    left = own + own // width * width
+    a = tl.load(x + left, mask=some, other=0.0).to(tl.float32)
+    gate = tl.load(x + left + width, mask=some, other=0.0).to(tl.float32)
+    return own, some, left, a, gate
+
+
+@triton.jit(do_not_specialize=["total", "width"])
+def _geglu(x, y, total, width, N: tl.constexpr):
+    """y = a gelu(gate), where a row of x is a and gate one after the other."""
+    own, some, _, a, gate = _halves(x, total, width, N)
+    below = 0.5 * (1 + tl.erf(gate * 0.7071067811865476))
+    tl.store(y + own, (a * gate * below).to(y.dtype.element_ty), mask=some)
+
+
+@triton.jit(do_not_specialize=["total", "width"])
+def _geglu_gradient(x, dy, dx, total, width, N: tl.constexpr):
+    """gelu'(u) = Phi(u) + u phi(u)."""
+    own, some, left, a, gate = _halves(x, total, width, N)
+    d = tl.load(dy + own, mask=some, other=0.0).to(tl.float32)
+    below = 0.5 * (1 + tl.erf(gate * 0.7071067811865476))
+    density = 0.3989422804014327 * tl.exp(-0.5 * gate * gate)
+    tl.store(dx + left, (d * gate * below).to(dx.dtype.element_ty), mask=some)
+    slope = d * a * (below + gate * density)
+    tl.store(dx + left + width, slope.to(dx.dtype.element_ty), mask=some)
+
+
+class _Geglu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        y = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+        ctx.save_for_backward(x)
+        ctx.shape = (y.numel(), y.shape[-1], BLOCK)
+        _geglu[(triton.cdiv(y.numel(), BLOCK),)](x, y, *ctx.shape)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        _geglu_gradient[(triton.cdiv(dy.numel(), BLOCK),)](x, dy.contiguous(), dx, *ctx.shape)
+        return dx
+
+
+def geglu(x: Tensor) -> Tensor:
+    """a gelu(gate), where x (..., 2 d) on CUDA is a and gate side by side; returns (..., d)."""
+    y: Tensor = _Geglu.apply(x)
     return y

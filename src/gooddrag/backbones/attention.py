@@ -10,6 +10,37 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from jaxtyping import Bool
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+# All kinds of attention but cuDNN's, which torch prefers where it can.
+WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+class SparingAttention:
+    """Keeps short sequences from cuDNN's attention.
+
+    It is the fastest on long ones, but makes a plan for every shape at first use, which takes
+    longer than all of an edit's attention over short ones.
+    """
+
+    def __init__(self, processor: object, shortest: int) -> None:
+        self.processor, self.shortest = processor, shortest
+
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, *args: object, **kwargs: object
+    ) -> Tensor:
+        """Attend; hidden states are (b, tokens, d)."""
+        if hidden_states.shape[1] >= self.shortest:
+            return self.processor(attn, hidden_states, *args, **kwargs)  # type: ignore[operator]
+        with sdpa_kernel(WITHOUT_PLANS):
+            return self.processor(attn, hidden_states, *args, **kwargs)  # type: ignore[operator]
+
+
+def spare_plans(unet: UNet2DConditionModel, shortest: int) -> None:
+    """Let every attention layer spare cuDNN's plans on fewer tokens than `shortest`."""
+    for layer in unet.modules():
+        if isinstance(layer, Attention):
+            layer.set_processor(SparingAttention(layer.processor, shortest))
 
 
 def self_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:

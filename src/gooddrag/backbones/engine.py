@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
+from gooddrag.backbones.attention import spare_plans
 from gooddrag.backbones.layers import (
     compile_kernels,
     freeze_convolutions,
-    fuse_norms,
+    fuse_kernels,
     keep_channels_last,
 )
 
@@ -26,9 +27,11 @@ class Engine:
         graphs: replay the UNet's passes as CUDA graphs; auto: on CUDA.
         max_graphs: how many to keep, one for each shape and kind of pass.
         channels_last: memory layout of convolutions; auto: on CUDA.
-        fused_norms: GroupNorm and SiLU in one kernel; auto: on CUDA below float64, with Triton.
+        fused_kernels: GroupNorm with SiLU, and GEGLU, in one kernel each; auto: on CUDA below
+            float64, with Triton.
         frozen_convolutions: convolutions forget their inputs, which only gradients of their weights
             need; auto: on CUDA, without `compile`.
+        cudnn_attention: tokens from which torch may choose cuDNN's attention on CUDA; 0: always.
         merge_adapters: add a LoRA that the whole batch shares to the weights while it is in use.
         compile: torch.compile for the UNet; the first edit then takes minutes.
 
@@ -39,13 +42,14 @@ class Engine:
     graphs: bool | str
     max_graphs: int
     channels_last: bool | str
-    fused_norms: bool | str
+    fused_kernels: bool | str
     frozen_convolutions: bool | str
+    cudnn_attention: int
     merge_adapters: bool | str  # what a configuration may hold: words are refused below
     compile: bool | str
 
     def __post_init__(self) -> None:
-        for name in ("graphs", "channels_last", "fused_norms", "frozen_convolutions"):
+        for name in ("graphs", "channels_last", "fused_kernels", "frozen_convolutions"):
             if getattr(self, name) not in (True, False, AUTO):
                 raise ValueError(
                     f"engine.{name} must be true, false or auto, found {getattr(self, name)!r}"
@@ -55,6 +59,10 @@ class Engine:
                 raise ValueError(
                     f"engine.{name} must be true or false, found {getattr(self, name)!r}"
                 )
+        if self.cudnn_attention < 0:
+            raise ValueError(
+                f"engine.cudnn_attention cannot be negative, found {self.cudnn_attention}"
+            )
         if self.max_graphs < 1:
             raise ValueError(f"engine.max_graphs must be at least 1, found {self.max_graphs}")
 
@@ -66,13 +74,13 @@ class Engine:
         automatic = {
             "graphs": cuda,
             "channels_last": cuda,
-            "fused_norms": fusing,
+            "fused_kernels": fusing,
             "frozen_convolutions": cuda and not self.compile,
         }
-        for name in ("graphs", "fused_norms"):
+        for name in ("graphs", "fused_kernels"):
             if getattr(self, name) is True and not automatic[name]:
                 raise ValueError(
-                    f"engine.{name}=true needs CUDA (fused_norms: Triton, a precision below "
+                    f"engine.{name}=true needs CUDA (fused_kernels: Triton, a precision below "
                     f"float64 and engine.compile=false), found {dtype} on {device}: "
                     f"take engine.{name}=auto"
                 )
@@ -88,9 +96,11 @@ class Engine:
             keep_channels_last(unet)
         if self.frozen_convolutions:
             freeze_convolutions(unet)
-        if self.fused_norms:
-            fuse_norms(unet)
+        if self.fused_kernels:
+            fuse_kernels(unet)
             compile_kernels(unet)
+        if self.cudnn_attention:
+            spare_plans(unet, self.cudnn_attention)
         if self.compile:
             unet.compile()
 

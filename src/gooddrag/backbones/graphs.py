@@ -62,10 +62,21 @@ class GraphedPasses:
             while len(self._graphs) >= self.limit:
                 self._graphs.popitem(last=False)
             places = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in inputs)
+            clear_workspaces()
             recorded: Any = torch.cuda.make_graphed_callables(
                 function, (*places, *weights), num_warmup_iters=1, pool=self._pool
             )
             self._graphs[key] = recorded
+            clear_workspaces()
             torch.cuda.empty_cache()  # what the first runs took outside the pool
         self._graphs.move_to_end(key)
         return self._graphs[key](*inputs, *weights)
+
+
+def clear_workspaces() -> None:
+    """Let cuBLAS take its scratch memory anew.
+
+    It takes it once for each stream and keeps it: a graph recorded later, of another model, would
+    go on using memory of a pool that is not its own, which may be gone by the time of its replay.
+    """
+    torch._C._cuda_clearCublasWorkspaces()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.activations import GEGLU
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
@@ -38,9 +39,24 @@ class FusedGroupNorm(nn.Module):
         return functional.silu(y) if self.silu else y
 
 
-def fuse_norms(unet: UNet2DConditionModel) -> None:
-    """Let every GroupNorm of the UNet run fused, with the SiLU behind it where there is one."""
+class FusedGEGLU(GEGLU):
+    """A linear layer whose one half gates the other, the gating in one kernel on CUDA."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:  # type: ignore[override]
+        """Map (..., d_in) to (..., d_out)."""
+        if not hidden_states.is_cuda:
+            y: Tensor = super().forward(hidden_states)
+            return y
+        from gooddrag.kernels import geglu
+
+        return geglu(self.proj(hidden_states))
+
+
+def fuse_kernels(unet: UNet2DConditionModel) -> None:
+    """Let every GroupNorm, with the SiLU behind it where there is one, and GEGLU run fused."""
     for module in unet.modules():
+        if type(module) is GEGLU:
+            module.__class__ = FusedGEGLU
         if isinstance(module, ResnetBlock2D) and _can_be_fused(module):
             module.norm1 = FusedGroupNorm(module.norm1, silu=True)
             module.norm2 = FusedGroupNorm(module.norm2, silu=True)
@@ -68,9 +84,15 @@ def compile_kernels(unet: UNet2DConditionModel) -> None:
     """Have the kernels made, or fetched from Triton's cache, now and not in the first edit."""
     if unet.device.type != "cuda":
         return
-    for norm in (module for module in unet.modules() if isinstance(module, FusedGroupNorm)):
-        x = torch.zeros(1, len(norm.weight), 8, 8, device=unet.device, dtype=unet.dtype)
-        norm(x.requires_grad_()).sum().backward()
+    for module in unet.modules():
+        if isinstance(module, FusedGroupNorm):
+            shape: tuple[int, ...] = (1, len(module.weight), 8, 8)
+        elif isinstance(module, FusedGEGLU):
+            shape = (1, 8, module.proj.in_features)
+        else:
+            continue
+        x = torch.zeros(shape, device=unet.device, dtype=unet.dtype)
+        module(x.requires_grad_()).sum().backward()
 
 
 def from_tokens(
