@@ -64,7 +64,7 @@ class TestFusedGroupNorm:
     @pytest.mark.parametrize("silu", [True, False])
     @pytest.mark.parametrize("shape", [(2, 64, 9, 11, 8), (1, 96, 40, 30, 32), (3, 2560, 8, 8, 32)])
     def test_value_and_gradient(self, shape: tuple[int, ...], silu: bool) -> None:
-        from gooddrag.kernels import group_norm
+        from gooddrag.kernels.maps import group_norm
 
         *size, groups = shape
         x = (torch.randn(size, device="cuda") * 2 + 30).requires_grad_()
@@ -79,7 +79,7 @@ class TestFusedGroupNorm:
 
 
 def test_fused_geglu() -> None:
-    from gooddrag.kernels import geglu
+    from gooddrag.kernels.tokens import geglu
 
     x = (torch.randn(3, 77, 2 * 1280, device="cuda") * 2).requires_grad_()
     a, gate = x.chunk(2, dim=-1)

@@ -19,7 +19,7 @@ from gooddrag.backbones import loading
 from gooddrag.backbones.adapters import modules_of
 from gooddrag.backbones.attention import MutualLayers
 from gooddrag.backbones.base import Adapter
-from gooddrag.backbones.layers import FusedGroupNorm, fuse_kernels
+from gooddrag.backbones.blocks import FusedGroupNorm, fuse
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.events import EditCallback
 from gooddrag.memory import out_of_memory
@@ -157,7 +157,7 @@ class TestFusedNorms:
         unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").double().eval()
         unet.requires_grad_(False)
         fused = deepcopy(unet)
-        fuse_kernels(fused)
+        fuse(fused, 0)
         assert any(isinstance(module, FusedGroupNorm) for module in fused.modules())
         assert not any(isinstance(module, nn.GroupNorm) for module in fused.modules())
         x, text = torch.randn(2, 4, 8, 8).double(), torch.randn(2, 5, tiny.WIDTH).double()
@@ -173,14 +173,14 @@ class TestFusedNorms:
         unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
         before, names = loading.fingerprint(unet), list(unet.state_dict())
         values = {name: weight.clone() for name, weight in unet.state_dict().items()}
-        fuse_kernels(unet)
+        fuse(unet, 0)
         assert list(unet.state_dict()) == names
         assert_equal(unet.state_dict(), values)
         assert loading.fingerprint(unet) == before
 
     def test_adapters_still_fit(self, tiny_folder: Path, backbone64: StableDiffusion) -> None:
         fused = tiny.load(tiny_folder, "float64")
-        fuse_kernels(fused.unet)
+        fuse(fused.unet, 0)
         one, other = (random_adapter(backbone64, seed) for seed in (1, 2))
         for adapters in ([one, one], [one, other]):
             assert_same(step(fused, adapters), step(backbone64, adapters), 1e-10)
@@ -247,15 +247,18 @@ class TestStacks:
     def test_trainable_ones_ask_for_gradients_while_in_use(self, backbone: StableDiffusion) -> None:
         adapter, before = random_adapter(backbone, 1), weights_of(backbone)
         with backbone.adapted([adapter], trainable=True) as stacks:
-            weights = list(stacks.values())
+            flat = backbone.adapters.flat
             assert stacks.keys() == adapter.keys()
-            assert all(isinstance(weight, nn.Parameter) for weight in weights)
-            assert all(weight.requires_grad for weight in weights)
+            assert isinstance(flat, nn.Parameter)
+            assert flat.requires_grad
             text = backbone.embed([""])
             backbone.noise(torch.randn(1, 4, 8, 8), 500, text).square().sum().backward()
-            assert all(weight.grad is not None for weight in weights)
-        assert not any(weight.requires_grad for weight in weights)
-        assert all(weight.grad is None for weight in weights)
+            assert flat.grad is not None
+            with torch.no_grad():
+                flat.zero_()
+            assert not any(stack.any() for stack in stacks.values())
+        assert not flat.requires_grad
+        assert flat.grad is None
         assert_equal(weights_of(backbone), before)
 
     def test_the_next_of_the_same_shape_lie_where_the_last_did(

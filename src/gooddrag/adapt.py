@@ -64,12 +64,12 @@ def adaptation_loss(
 class LoraAdaptation(LightningModule):
     """The fit of n adapters to n pictures, each learning as if it were alone.
 
-    Batches are `Draw`s. The adapters' stacked matrices live in the backbone's UNet; the module
-    optimises them but does not own them, so that Lightning leaves the UNet where it is.
+    Batches are `Draw`s. The adapters' matrices live in the backbone; the module optimises them but
+    does not own them, so that Lightning leaves them where they are.
 
     Args:
         backbone: with the adapters installed.
-        weights: the stacked matrices inside it.
+        weights: all of their matrices, `AdapterBank.flat`.
         mean, std: posterior of the training crops' latents, m per sample; one set for all
             steps or one for each.
         text: prompt embeddings, one per sample.
@@ -80,7 +80,7 @@ class LoraAdaptation(LightningModule):
         self,
         *,
         backbone: StableDiffusion,
-        weights: Sequence[nn.Parameter],
+        weights: nn.Parameter,
         mean: Float[Tensor, "sets b c h w"],
         std: Float[Tensor, "sets b c h w"],
         text: Float[Tensor, "n tokens d"],
@@ -91,7 +91,7 @@ class LoraAdaptation(LightningModule):
         super().__init__()
         self.phase = "adapt"
         # the backbone is no nn.Module: a registered UNet would go to the CPU after the fit
-        self.backbone, self.weights, self.text = backbone, list(weights), text
+        self.backbone, self.weights, self.text = backbone, [weights], text
         self.mean, self.std = mean, std
         self.alphas = backbone.alphas_cumprod.to(mean.device)
         self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
@@ -103,7 +103,7 @@ class LoraAdaptation(LightningModule):
             lr=self.lr,
             betas=self.betas,
             weight_decay=self.weight_decay,
-            fused=True,  # hundreds of small matrices: a loop over them takes longer than the sums
+            fused=True,
         )
 
     def training_step(self, draw: Draw, index: int) -> Tensor:
@@ -229,10 +229,11 @@ class LoraAdapter:
         generators = [generator(s.seed, "adapt", digest(sample.image)) for sample in samples]
         start = [initial_adapter(backbone.unet, s.rank, s.targets, g) for g in generators]
         mean, std = self._posterior(backbone, samples, generators)
-        with backbone.adapted(start, trainable=True) as weights:
+        with backbone.adapted(start, trainable=True) as stacks:
+            assert backbone.adapters.flat is not None
             module = LoraAdaptation(
                 backbone=backbone,
-                weights=list(weights.values()),
+                weights=backbone.adapters.flat,
                 mean=mean,
                 std=std if s.posterior == "sample" else torch.zeros_like(std),
                 text=backbone.embed([sample.prompt for sample in samples]),
@@ -242,7 +243,7 @@ class LoraAdapter:
             )
             trainer = quiet_trainer(backbone.device, phases.callbacks, max_steps=s.steps)
             trainer.fit(module, Draws(generators, s.steps, s.batch_size, mean.shape[2:]))
-            return unstack(weights)
+            return unstack(stacks)
 
     def _posterior(
         self,

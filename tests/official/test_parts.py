@@ -182,10 +182,10 @@ def fit_lora(editor: LatentDrag, steps: int) -> tuple[dict[str, torch.Tensor], l
     z_0 = torch.stack([expected["lora_model_input_step1"], expected["lora_model_input_step2"]])
     t = torch.tensor(info["timesteps"][:2])
     start = load_adapter(PARITY / "cat_lora_lora_init.safetensors")
-    with backbone.adapted([start], trainable=True) as weights:
+    with backbone.adapted([start], trainable=True) as stacks:
         module = LoraAdaptation(
             backbone=backbone,
-            weights=list(weights.values()),
+            weights=backbone.adapters.flat,
             mean=z_0,
             std=torch.zeros_like(z_0),
             text=expected["text_embedding"],
@@ -196,7 +196,7 @@ def fit_lora(editor: LatentDrag, steps: int) -> tuple[dict[str, torch.Tensor], l
         draws = [Draw(torch.zeros_like(e), e, when) for e, when in zip(eps, t, strict=True)]
         trainer = quiet_trainer(torch.device("cpu"), [losses], max_steps=steps)
         trainer.fit(module, DataLoader(draws, batch_size=None))
-        return unstack(weights)[0], losses.found
+        return unstack(stacks)[0], losses.found
 
 
 def test_first_lora_step(editor: LatentDrag) -> None:

@@ -7,11 +7,11 @@ adapter. An adapter outside the UNet is a plain dict (see `base.Adapter`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
-from jaxtyping import Float
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -25,21 +25,16 @@ class PerSampleLinear(nn.Module):
     """A bias-free linear map with its own matrix for each sample of the batch.
 
     Attributes:
-        weight: (samples, out, in).
+        weight: (samples, out, in), in the precision of what passes through.
     """
 
-    def __init__(
-        self, weight: Float[nn.Parameter, "samples out in"], gradient_scale: float = 1.0
-    ) -> None:
-        super().__init__()
-        self.gradient_scale = gradient_scale
-        self.weight = weight
+    weight: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (samples * m, ..., in); also (samples * m, in, h, w), as a 1 x 1 convolution."""
         if x.ndim == 4:
             return self(x.flatten(2).mT).mT.unflatten(2, x.shape[2:])
-        weight = self._matrices(x.dtype)
+        weight = self.weight
         if len(weight) == 1:  # the same product; a batched one of one is slow on CPUs
             return functional.linear(x, weight[0])
         rows = x.reshape(len(weight), -1, x.shape[-1])
@@ -49,17 +44,13 @@ class PerSampleLinear(nn.Module):
         """total + self(x), where both end in features, in one product."""
         if x.ndim == 4:
             return total + self(x)
-        weight = self._matrices(x.dtype)
+        weight = self.weight
         if len(weight) == 1:
             flat = torch.addmm(total.flatten(0, -2), x.flatten(0, -2), weight[0].mT)
         else:
             total_rows, rows = (y.reshape(len(weight), -1, y.shape[-1]) for y in (total, x))
             flat = torch.baddbmm(total_rows, rows, weight.mT)
         return flat.view(total.shape)
-
-    def _matrices(self, dtype: torch.dtype) -> Tensor:
-        """The weight in the precision of what passes through, gradients scaled back."""
-        return scale_gradient(self.weight, self.gradient_scale).to(dtype)
 
 
 class AddedAdapter:
@@ -122,8 +113,8 @@ class AdapterBank:
         gradient_scale: what gradients reaching the LoRA weights are multiplied by.
 
     Attributes:
-        stacks: the matrices in use, (samples, out, in) by the adapters' keys; empty where they
-            were merged.
+        flat: all matrices of all samples one after another, for one optimiser step over all of
+            them; None where they were merged.
         save_memory: keep the weights of before on the CPU.
     """
 
@@ -131,15 +122,21 @@ class AdapterBank:
         self.unet = unet
         self.gradient_scale = gradient_scale
         self.modules: list[str] = []
-        self.stacks: dict[str, nn.Parameter] = {}
-        self._places: dict[str, nn.Parameter] = {}
+        self.flat: nn.Parameter | None = None
+        self._place = nn.Parameter(torch.empty(0), requires_grad=False)
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._before: dict[str, Tensor] = {}
         self.save_memory = False
 
     @property
     def in_use(self) -> bool:
         """Whether the UNet is another one than without adapters."""
-        return bool(self._before or self.stacks)
+        return bool(self._before) or self.flat is not None
+
+    @property
+    def stacks(self) -> dict[str, Tensor]:
+        """The matrices in use, (samples, out, in) by the adapters' keys."""
+        return {} if self.flat is None else self._split(self.flat.detach())
 
     def merge(self, adapter: Adapter, dtype: torch.dtype) -> None:
         """Add an adapter to the UNet's weights, W + B A, until `remove`.
@@ -183,22 +180,23 @@ class AdapterBank:
             raise ValueError("adapters of one batch must change the same layers")
         if names != self.modules:
             self._wrap(names)
+        stacks: dict[str, Tensor] = {}
         for name in names:
-            layer = self.unet.get_submodule(name)
-            base = layer.get_base_layer()
-            down, up = (
-                torch.stack([adapter[f"{name}.lora_{part}.weight"] for adapter in adapters])
-                for part in "AB"
-            )
-            _check_shapes(name, base, down[0], up[0])
-            for part, stack in (("A", down), ("B", up)):
-                place = self._place(f"{name}.lora_{part}.weight", stack, base.weight.device, dtype)
-                linear = PerSampleLinear(place, self.gradient_scale)
-                getattr(layer, f"lora_{part}")["default"] = linear
-        self.unet.enable_adapters()  # which asks for gradients
-        for place in self._places.values():
-            place.requires_grad_(trainable)
-        self.stacks = self._places
+            keys = [f"{name}.lora_{part}.weight" for part in "AB"]
+            down, up = (torch.stack([adapter[key] for adapter in adapters]) for key in keys)
+            _check_shapes(name, base_layer(self.unet, name), down[0], up[0])
+            stacks |= zip(keys, (down, up), strict=True)
+        self._put(stacks, dtype)
+        self.unet.enable_adapters()
+        self._place.requires_grad_(trainable)
+        self.flat = self._place
+
+    def hand_out(self, flat: Tensor) -> None:
+        """Give each layer its matrices out of `flat`, in the UNet's precision; for one pass."""
+        matrices = scale_gradient(flat, self.gradient_scale).to(self.unet.dtype)
+        for key, stack in self._split(matrices).items():
+            name, part, _ = key.rsplit(".", 2)
+            getattr(self.unet.get_submodule(name), part)["default"].weight = stack
 
     def remove(self) -> None:
         """Back to the UNet's own weights; what training left is let go."""
@@ -208,28 +206,31 @@ class AdapterBank:
         self._before = {}
         if self.modules:
             self.unet.disable_adapters()
-        for stack in self._places.values():
-            stack.requires_grad_(False)
-            stack.grad = None
-        self.stacks = {}
+        self._place.requires_grad_(False)
+        self._place.grad = None
+        self.flat = None
 
     def unwrap(self) -> None:
         """Take the LoRA layers out of the UNet altogether."""
         if self.modules:
             self.unet.unload_lora()
-            self.modules, self._places = [], {}
+            self.modules = []
 
-    def _place(
-        self, key: str, stack: Tensor, device: torch.device, dtype: torch.dtype
-    ) -> nn.Parameter:
-        """The parameter of a stack, where the last one of its shape was: CUDA graphs read it."""
-        held = self._places.get(key)
-        if held is not None and held.shape == stack.shape and held.dtype == dtype:
+    def _put(self, stacks: dict[str, Tensor], dtype: torch.dtype) -> None:
+        """Write the stacks where the last of their shapes were: CUDA graphs read them there."""
+        shapes = {key: tuple(stack.shape) for key, stack in stacks.items()}
+        flat = torch.cat([stack.flatten() for stack in stacks.values()])
+        if shapes == self._shapes and self._place.dtype == dtype:
             with torch.no_grad():
-                held.copy_(stack)
-            return held
-        self._places[key] = nn.Parameter(stack.to(device=device, dtype=dtype), requires_grad=False)
-        return self._places[key]
+                self._place.copy_(flat)
+        else:
+            flat = flat.to(self.unet.device, dtype)
+            self._place, self._shapes = nn.Parameter(flat, requires_grad=False), shapes
+
+    def _split(self, flat: Tensor) -> dict[str, Tensor]:
+        parts = flat.split([math.prod(shape) for shape in self._shapes.values()])
+        named = zip(self._shapes.items(), parts, strict=True)
+        return {key: part.view(shape) for (key, shape), part in named}
 
     def _wrap(self, names: list[str]) -> None:
         self.unwrap()
@@ -244,6 +245,8 @@ class AdapterBank:
             # the matrices follow the precision of what passes through them
             layer.cast_input_dtype_enabled = False
             layer.lora_variant["default"] = AddedAdapter
+            for part in ("lora_A", "lora_B"):
+                getattr(layer, part)["default"] = PerSampleLinear()
         self.modules = names
 
 
@@ -265,10 +268,7 @@ def _check_shapes(name: str, layer: nn.Module, down: Tensor, up: Tensor) -> None
         )
 
 
-def unstack(stacks: dict[str, nn.Parameter]) -> list[Adapter]:
+def unstack(stacks: Mapping[str, Tensor]) -> list[Adapter]:
     """The adapters of each sample, float32 (float64 stays) on the CPU."""
     count = len(next(iter(stacks.values())))
-    return [
-        {key: stack.detach()[i].cpu().clone() for key, stack in stacks.items()}
-        for i in range(count)
-    ]
+    return [{key: stack[i].cpu().clone() for key, stack in stacks.items()} for i in range(count)]

@@ -7,40 +7,94 @@ from contextlib import contextmanager
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from jaxtyping import Bool
-from torch import Tensor
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 # All kinds of attention but cuDNN's, which torch prefers where it can.
 WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-class SparingAttention:
-    """Keeps short sequences from cuDNN's attention.
+class FusedAttention:
+    """Attention whose projections of one input are one product.
 
-    It is the fastest on long ones, but makes a plan for every shape at first use, which takes
-    longer than all of an edit's attention over short ones.
+    The weights stand below one another in one matrix, of which the layers' own are parts, so that
+    an adapter added to a layer's weight is in both.
+
+    Args:
+        attn: the layer.
+        cudnn_attention: tokens from which cuDNN's attention may be chosen. It is the fastest on
+            long sequences, but makes a plan for every shape at first use, which takes longer than
+            all of an edit's attention over short ones.
     """
 
-    def __init__(self, processor: object, shortest: int) -> None:
-        self.processor, self.shortest = processor, shortest
+    def __init__(self, attn: Attention, cudnn_attention: int) -> None:
+        self.cudnn_attention = cudnn_attention
+        layers = [attn.to_q, attn.to_k, attn.to_v]
+        self.joined = layers if attn.to_q.in_features == attn.to_k.in_features else layers[1:]
+        self.matrix = torch.cat([layer.weight.detach() for layer in self.joined])
+        sizes = [layer.out_features for layer in self.joined]
+        for layer, part in zip(self.joined, self.matrix.split(sizes), strict=True):
+            layer.weight = nn.Parameter(part, requires_grad=False)
+
+    @staticmethod
+    def fits(attn: Attention) -> bool:
+        """Whether it is of the common kind: plain projections, nothing normed, added or scaled."""
+        projections = (attn.to_q, attn.to_k, attn.to_v)
+        return (
+            isinstance(attn.processor, AttnProcessor2_0)
+            and all(type(layer) is nn.Linear and layer.bias is None for layer in projections)
+            and all(getattr(attn, name) is None for name in ("spatial_norm", "group_norm"))
+            and all(getattr(attn, name) is None for name in ("norm_q", "norm_k"))
+            and not attn.norm_cross
+            and not attn.residual_connection
+            and attn.rescale_output_factor == 1
+        )
 
     def __call__(
-        self, attn: Attention, hidden_states: Tensor, *args: object, **kwargs: object
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Attend; hidden states are (b, tokens, d)."""
-        if hidden_states.shape[1] >= self.shortest:
-            return self.processor(attn, hidden_states, *args, **kwargs)  # type: ignore[operator]
-        with sdpa_kernel(WITHOUT_PLANS):
-            return self.processor(attn, hidden_states, *args, **kwargs)  # type: ignore[operator]
+        """Attend from (b, n, d) to itself or to a context (b, m, d').
+
+        Raises:
+            ValueError: a mask, which this UNet has no use for.
+        """
+        if attention_mask is not None:
+            raise ValueError("attention masks are not supported by engine.fused_kernels")
+        projected = self._project(attn, hidden_states, encoder_hidden_states)
+        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in projected)
+        if hidden_states.shape[1] >= self.cudnn_attention:
+            y = scaled_dot_product_attention(q, k, v)
+        else:
+            with sdpa_kernel(WITHOUT_PLANS):
+                y = scaled_dot_product_attention(q, k, v)
+        output: Tensor = attn.to_out[0](y.transpose(1, 2).flatten(2))
+        return output
+
+    def _project(
+        self, attn: Attention, x: Tensor, context: Tensor | None
+    ) -> tuple[Tensor, ...] | list[Tensor]:
+        """Queries of x; keys and values of the context, or of x."""
+        if any(has_adapter(layer) for layer in (attn.to_q, attn.to_k, attn.to_v)):
+            context = x if context is None else context
+            return [attn.to_q(x), attn.to_k(context), attn.to_v(context)]
+        if context is None and len(self.joined) == 3:
+            return linear(x, self.matrix).chunk(3, dim=-1)
+        context = x if context is None else context
+        size = 2 * attn.to_v.out_features
+        return attn.to_q(x), *linear(context, self.matrix[-size:]).chunk(2, dim=-1)
 
 
-def spare_plans(unet: UNet2DConditionModel, shortest: int) -> None:
-    """Let every attention layer spare cuDNN's plans on fewer tokens than `shortest`."""
-    for layer in unet.modules():
-        if isinstance(layer, Attention):
-            layer.set_processor(SparingAttention(layer.processor, shortest))
+def has_adapter(layer: nn.Module) -> bool:
+    """Whether a projection is more than its weight at present."""
+    return isinstance(layer, LoraLayer) and not layer.disable_adapters
 
 
 def self_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:

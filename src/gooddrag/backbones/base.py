@@ -73,6 +73,6 @@ class Backbone(Protocol):
 
     def adapted(
         self, adapters: Sequence[Adapter] | None, trainable: bool = False
-    ) -> AbstractContextManager[dict[str, torch.nn.Parameter]]:
+    ) -> AbstractContextManager[dict[str, Tensor]]:
         """While active, sample i's latents pass through adapter i; yields the stacked weights."""
         ...

@@ -8,13 +8,8 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from gooddrag.backbones.attention import spare_plans
-from gooddrag.backbones.layers import (
-    compile_kernels,
-    freeze_convolutions,
-    fuse_kernels,
-    keep_channels_last,
-)
+from gooddrag.backbones.blocks import compile_kernels, fuse
+from gooddrag.backbones.layers import freeze_convolutions, keep_channels_last
 
 AUTO = "auto"
 
@@ -27,11 +22,11 @@ class Engine:
         graphs: replay the UNet's passes as CUDA graphs; auto: on CUDA.
         max_graphs: how many to keep, one for each shape and kind of pass.
         channels_last: memory layout of convolutions; auto: on CUDA.
-        fused_kernels: GroupNorm with SiLU, and GEGLU, in one kernel each; auto: on CUDA below
-            float64, with Triton.
+        fused_kernels: one kernel for all that lies between two products or convolutions; auto: on
+            CUDA below float64, with Triton.
         frozen_convolutions: convolutions forget their inputs, which only gradients of their weights
             need; auto: on CUDA, without `compile`.
-        cudnn_attention: tokens from which torch may choose cuDNN's attention on CUDA; 0: always.
+        cudnn_attention: tokens from which fused kernels let torch choose cuDNN's attention.
         merge_adapters: add a LoRA that the whole batch shares to the weights while it is in use.
         compile: torch.compile for the UNet; the first edit then takes minutes.
 
@@ -97,10 +92,8 @@ class Engine:
         if self.frozen_convolutions:
             freeze_convolutions(unet)
         if self.fused_kernels:
-            fuse_kernels(unet)
+            fuse(unet, self.cudnn_attention)
             compile_kernels(unet)
-        if self.cudnn_attention:
-            spare_plans(unet, self.cudnn_attention)
         if self.compile:
             unet.compile()
 

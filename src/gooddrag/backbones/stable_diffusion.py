@@ -192,16 +192,16 @@ class StableDiffusion:
     @contextmanager
     def adapted(
         self, adapters: Sequence[Adapter] | None, trainable: bool = False
-    ) -> Iterator[dict[str, torch.nn.Parameter]]:
+    ) -> Iterator[dict[str, Tensor]]:
         """Sample i's latents pass through adapter i; None runs the plain UNet.
 
         Args:
             adapters: one for each sample of the batch.
-            trainable: whether the matrices require gradients.
+            trainable: whether `adapters.flat`, which holds the matrices, requires gradients.
 
         Yields:
-            The stacked LoRA matrices inside the UNet; none where one adapter could be added to the
-            weights.
+            The stacked LoRA matrices inside the UNet, views of `adapters.flat`; none where one
+            adapter could be added to the weights.
 
         Raises:
             ValueError: adapters are in use already, or do not fit.
@@ -228,20 +228,24 @@ class StableDiffusion:
         timestep = t if isinstance(t, Tensor) else self._timesteps[t]
         context = text.repeat_interleave(len(z) // len(text), dim=0)
         model_input = scale_gradient(z, 1 / self._gradient_scale).to(self.dtype)
-        inputs = (model_input, timestep, context)
+        inputs, flat = (model_input, timestep, context), self.adapters.flat
+        weights = () if flat is None else (flat,)
         if self._graphs is None:
-            output, features = self._unet_pass(*inputs)
+            output, features = self._unet_pass(*inputs, *weights)
         else:
-            name, places = self._attention.state()
-            weights = (*self.adapters.stacks.values(), *places)
-            output, features = self._graphs(name, self._unet_pass, inputs, weights)
+            # what mutual attention depends on is read, not passed
+            start_layer, masks = self._attention.state()
+            name, read = (start_layer, len(weights)), (*weights, *masks)
+            output, features = self._graphs(name, self._unet_pass, inputs, read)
         output = scale_gradient(output.to(z.dtype), self._gradient_scale)
         return (self._to_eps(output, z, timestep) if self.predicts_v else output), features
 
     def _unet_pass(
         self, z: Tensor, t: Tensor, text: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The UNet's output and its features; weights are named for the sake of the graphs."""
+        """The UNet's output and its features, with the adapters' matrices if they are in use."""
+        if self.adapters.flat is not None:
+            self.adapters.hand_out(weights[0])
         output: Tensor = self.unet(z, t, encoder_hidden_states=text).sample
         features, self._features = self._features, None
         assert features is not None, "the feature block did not run"

@@ -1,9 +1,8 @@
-"""Parts of a frozen UNet in one pass over memory each, on CUDA.
+"""Feature maps (b, c, h, w) in channels-last memory: GroupNorm with SiLU, and sums with a bias.
 
-GroupNorm with SiLU: torch's wants channels first on CUDA, convolutions are fastest channels last,
-so that between them every tensor is turned round twice and read six times. GEGLU: two kernels
-forward and five backward in torch. Both read their tensors where they lie, and keep the input alone
-for the backward. Arithmetic is float32 whatever the precision of the tensors.
+torch's GroupNorm wants channels first on CUDA, convolutions are fastest channels last: between
+them every tensor is turned round twice and read six times. These kernels read it where it lies,
+and backward keeps the input alone. Arithmetic is float32 whatever the precision of the tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 ROWS, COLUMNS = 64, 64  # pixels and channels of a tile
-BLOCK = 1024  # elements of what has no rows
+BLOCK = 1024  # elements of a sum
 TILES, MEMBERS = 16, 128  # tiles read at a time, and the most channels that a group may have
 SIZES = ["pixels", "channels", "chunks", "size", "total"]  # one kernel serves all of them
 
@@ -50,6 +49,7 @@ def _statistics(x, mean, m2, pixels, channels, chunks, R: tl.constexpr, C: tl.co
 def _normalisation(
     mean,
     m2,
+    offset,
     weight,
     bias,
     scale,
@@ -62,6 +62,7 @@ def _normalisation(
     size,
     total,
     eps,
+    OFFSET: tl.constexpr,
     R: tl.constexpr,
     T: tl.constexpr,
     S: tl.constexpr,
@@ -71,13 +72,18 @@ def _normalisation(
     members = tl.arange(0, S)
     mine = members < size
     columns = group * size + members
+    out = sample * channels + columns
+    moved = tl.zeros([S], tl.float32)
+    if OFFSET:
+        moved = tl.load(offset + out, mask=mine, other=0.0).to(tl.float32)
     summed = tl.zeros([S], tl.float32)
     for start in range(0, chunks, T):
         tiles = start + tl.arange(0, T)
         inside = (tiles < chunks)[:, None] & mine[None, :]
         place = (sample * chunks + tiles)[:, None] * channels + columns[None, :]
         count = tl.minimum(pixels - tiles * R, R)[:, None].to(tl.float32)
-        summed += tl.sum(tl.load(mean + place, mask=inside, other=0.0) * count, 0)
+        own_mean = tl.load(mean + place, mask=inside, other=0.0) + moved[None, :]
+        summed += tl.sum(tl.where(inside, own_mean * count, 0.0), 0)
     average = tl.sum(summed, 0) / total
     squares = tl.zeros([S], tl.float32)
     for start in range(0, chunks, T):
@@ -85,17 +91,16 @@ def _normalisation(
         inside = (tiles < chunks)[:, None] & mine[None, :]
         place = (sample * chunks + tiles)[:, None] * channels + columns[None, :]
         count = tl.minimum(pixels - tiles * R, R)[:, None].to(tl.float32)
-        apart = tl.load(mean + place, mask=inside, other=0.0) - average
+        apart = tl.load(mean + place, mask=inside, other=0.0) + moved[None, :] - average
         own = tl.load(m2 + place, mask=inside, other=0.0)
         squares += tl.sum(tl.where(inside, own + count * apart * apart, 0.0), 0)
     rstd = 1 / tl.sqrt(tl.sum(squares, 0) / total + eps)
     w = tl.load(weight + columns, mask=mine, other=0.0).to(tl.float32)
     b = tl.load(bias + columns, mask=mine, other=0.0).to(tl.float32)
-    out = sample * channels + columns
     tl.store(scale + out, rstd * w, mask=mine)
-    tl.store(shift + out, b - average * rstd * w, mask=mine)
+    tl.store(shift + out, b - (average - moved) * rstd * w, mask=mine)
     same = tl.zeros([S], tl.float32)
-    tl.store(centre + out, same + average, mask=mine)
+    tl.store(centre + out, average - moved, mask=mine)
     tl.store(inverse + out, same + rstd, mask=mine)
 
 
@@ -219,7 +224,14 @@ def _gradient(
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
+        ctx: Any,
+        x: Tensor,
+        offset: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        eps: float,
+        silu: bool,
     ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         samples, channels, height, width = x.shape
@@ -231,8 +243,20 @@ class _GroupNorm(torch.autograd.Function):
         _statistics[tiles](x, mean, m2, pixels, channels, chunks, ROWS, COLUMNS)
         affine = torch.empty((4, samples, channels), **wide)
         shape = (pixels, channels, chunks, size, float(pixels * size))
+        moved = weight if offset is None else offset.expand(samples, channels).contiguous()
         _normalisation[(groups, samples)](
-            mean, m2, weight, bias, *affine, *shape, eps, ROWS, TILES, MEMBERS
+            mean,
+            m2,
+            moved,
+            weight,
+            bias,
+            *affine,
+            *shape,
+            eps,
+            offset is not None,
+            ROWS,
+            TILES,
+            MEMBERS,
         )
         y = torch.empty_like(x)
         _apply[tiles](x, y, affine[0], affine[1], pixels, channels, silu, ROWS, COLUMNS)
@@ -257,75 +281,57 @@ class _GroupNorm(torch.autograd.Function):
         )
         dx = torch.empty_like(x)
         _gradient[ctx.tiles](x, dy, dx, *affine, *means, pixels, channels, ctx.silu, ROWS, COLUMNS)
-        return dx, None, None, None, None, None
+        return dx, None, None, None, None, None, None
 
 
 def group_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
+    x: Tensor,
+    offset: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    silu: bool,
 ) -> Tensor:
-    """GroupNorm with frozen weights, and SiLU behind it if asked for.
+    """GroupNorm of x + offset with frozen weights, and SiLU behind it if asked for.
 
     Args:
         x: (b, c, h, w) on CUDA, at most float32, and at most 128 channels a group.
+        offset: (1 or b, c), without a gradient.
         weight, bias: (c,).
         groups: how many the channels are divided into.
         eps: added to the variance.
         silu: whether SiLU follows.
     """
-    y: Tensor = _GroupNorm.apply(x, weight, bias, groups, eps, silu)
+    y: Tensor = _GroupNorm.apply(x, offset, weight, bias, groups, eps, silu)
     return y
 
 
-@triton.jit
-def _halves(x, total, width, N: tl.constexpr):
-    """This program's elements of y, which exist; where their a lies; a and gate, float32."""
+@triton.jit(do_not_specialize=["total", "channels"])
+def _add(x, r, bias, y, total, channels, N: tl.constexpr):
+    """y = x + r + bias."""
     own = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
     some = own < total
-    left = own + own // width * width
-    a = tl.load(x + left, mask=some, other=0.0).to(tl.float32)
-    gate = tl.load(x + left + width, mask=some, other=0.0).to(tl.float32)
-    return own, some, left, a, gate
+    value = tl.load(x + own, mask=some, other=0.0).to(tl.float32)
+    value += tl.load(r + own, mask=some, other=0.0).to(tl.float32)
+    value += tl.load(bias + own % channels, mask=some, other=0.0).to(tl.float32)
+    tl.store(y + own, value.to(y.dtype.element_ty), mask=some)
 
 
-@triton.jit(do_not_specialize=["total", "width"])
-def _geglu(x, y, total, width, N: tl.constexpr):
-    """y = a gelu(gate), where a row of x is a and gate one after the other."""
-    own, some, _, a, gate = _halves(x, total, width, N)
-    below = 0.5 * (1 + tl.erf(gate * 0.7071067811865476))
-    tl.store(y + own, (a * gate * below).to(y.dtype.element_ty), mask=some)
-
-
-@triton.jit(do_not_specialize=["total", "width"])
-def _geglu_gradient(x, dy, dx, total, width, N: tl.constexpr):
-    """gelu'(u) = Phi(u) + u phi(u)."""
-    own, some, left, a, gate = _halves(x, total, width, N)
-    d = tl.load(dy + own, mask=some, other=0.0).to(tl.float32)
-    below = 0.5 * (1 + tl.erf(gate * 0.7071067811865476))
-    density = 0.3989422804014327 * tl.exp(-0.5 * gate * gate)
-    tl.store(dx + left, (d * gate * below).to(dx.dtype.element_ty), mask=some)
-    slope = d * a * (below + gate * density)
-    tl.store(dx + left + width, slope.to(dx.dtype.element_ty), mask=some)
-
-
-class _Geglu(torch.autograd.Function):
+class _Add(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.contiguous()
-        y = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
-        ctx.save_for_backward(x)
-        ctx.shape = (y.numel(), y.shape[-1], BLOCK)
-        _geglu[(triton.cdiv(y.numel(), BLOCK),)](x, y, *ctx.shape)
+    def forward(ctx: Any, x: Tensor, r: Tensor, bias: Tensor) -> Tensor:
+        x, r = (z.contiguous(memory_format=torch.channels_last) for z in (x, r))
+        y = torch.empty_like(x)
+        _add[(triton.cdiv(x.numel(), BLOCK),)](x, r, bias, y, x.numel(), len(bias), BLOCK)
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        dx = torch.empty_like(x)
-        _geglu_gradient[(triton.cdiv(dy.numel(), BLOCK),)](x, dy.contiguous(), dx, *ctx.shape)
-        return dx
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return dy, dy, None
 
 
-def geglu(x: Tensor) -> Tensor:
-    """a gelu(gate), where x (..., 2 d) on CUDA is a and gate side by side; returns (..., d)."""
-    y: Tensor = _Geglu.apply(x)
+def add(x: Tensor, r: Tensor, bias: Tensor) -> Tensor:
+    """x + r + bias, (b, c, h, w) on CUDA, with a frozen bias (c,)."""
+    y: Tensor = _Add.apply(x, r, bias)
     return y

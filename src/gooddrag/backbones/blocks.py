@@ -1,0 +1,192 @@
+"""The UNet's blocks with fewer passes over memory: the same layers and weights, fused in between.
+
+What lies between two products or convolutions (a bias, the time embedding, a residual, a norm, an
+activation) is one kernel on CUDA, and torch's own operations elsewhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gooddrag.backbones.attention import FusedAttention
+
+
+def fuse(unet: UNet2DConditionModel, cudnn_attention: int) -> None:
+    """Let every block of the UNet that can run fused; names and values of its weights stay.
+
+    Args:
+        unet: frozen.
+        cudnn_attention: see `FusedAttention`.
+    """
+    for module in list(unet.modules()):
+        if isinstance(module, ResnetBlock2D) and FusedResnetBlock.fits(module):
+            module.norm1 = FusedGroupNorm(module.norm1, silu=True)
+            module.norm2 = FusedGroupNorm(module.norm2, silu=True)
+            module.__class__ = FusedResnetBlock
+        elif isinstance(module, Transformer2DModel) and isinstance(module.norm, nn.GroupNorm):
+            module.norm = FusedGroupNorm(module.norm, silu=False)
+        elif isinstance(module, BasicTransformerBlock) and FusedTransformerBlock.fits(module):
+            module.__class__ = FusedTransformerBlock
+        elif isinstance(module, Attention) and FusedAttention.fits(module):
+            module.set_processor(FusedAttention(module, cudnn_attention))
+        elif type(module) is GEGLU:
+            module.__class__ = FusedGEGLU
+    if isinstance(unet.conv_norm_out, nn.GroupNorm) and isinstance(unet.conv_act, nn.SiLU):
+        unet.conv_norm_out = FusedGroupNorm(unet.conv_norm_out, silu=True)
+        unet.conv_act = nn.Identity()
+
+
+class FusedGroupNorm(nn.Module):
+    """A frozen GroupNorm, with SiLU behind it if asked for.
+
+    Args:
+        norm: whose weights are shared, under the same names.
+        silu: whether SiLU follows.
+    """
+
+    def __init__(self, norm: nn.GroupNorm, silu: bool) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self.groups, self.eps, self.silu = norm.num_groups, norm.eps, silu
+        self.size = norm.num_channels // norm.num_groups
+
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Normalise x (b, c, h, w) + offset (b, c) over (c / groups, h, w)."""
+        if x.is_cuda and not (offset is not None and offset.requires_grad):
+            from gooddrag.kernels.maps import MEMBERS, group_norm
+
+            if self.size <= MEMBERS:
+                settings = (self.weight, self.bias, self.groups, self.eps, self.silu)
+                return group_norm(x, offset, *settings)
+        x = x if offset is None else x + offset[:, :, None, None]
+        y = functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        return functional.silu(y) if self.silu else y
+
+
+class FusedResnetBlock(ResnetBlock2D):
+    """Two convolutions with the time embedding between them, and the input added at the end.
+
+    The biases of the convolutions ride along with what is added anyway.
+    """
+
+    @staticmethod
+    def fits(block: ResnetBlock2D) -> bool:
+        """Whether it is of the common kind: nothing resized, scaled or left out."""
+        return (
+            type(block) is ResnetBlock2D
+            and isinstance(block.nonlinearity, nn.SiLU)
+            and block.time_embedding_norm == "default"
+            and block.time_emb_proj is not None
+            and not block.skip_time_act
+            and block.upsample is None
+            and block.downsample is None
+            and block.output_scale_factor == 1
+            and all(layer.bias is not None for layer in (block.conv1, block.conv2))
+        )
+
+    def forward(self, input_tensor: Tensor, temb: Tensor, *_: object, **__: object) -> Tensor:
+        """Map (b, c_in, h, w) to (b, c_out, h, w), given the time embedding (1 or b, d)."""
+        x, bias = input_tensor, self.conv2.bias
+        time = self.time_emb_proj(functional.silu(temb)) + self.conv1.bias
+        h = without_bias(self.conv1, self.norm1(x))
+        h = without_bias(self.conv2, self.norm2(h, time))
+        if self.conv_shortcut is not None:
+            x = without_bias(self.conv_shortcut, x)
+            bias = bias if self.conv_shortcut.bias is None else bias + self.conv_shortcut.bias
+        if h.is_cuda:
+            from gooddrag.kernels.maps import add
+
+            return add(x, h, bias)
+        return x + h + bias[:, None, None]
+
+
+def without_bias(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    """Convolve and leave the bias to the caller: torch adds it in a kernel of its own."""
+    return convolution._conv_forward(x, convolution.weight, None)
+
+
+class FusedTransformerBlock(BasicTransformerBlock):
+    """Self-attention, cross-attention and feed-forward, each behind a LayerNorm, each added."""
+
+    @staticmethod
+    def fits(block: BasicTransformerBlock) -> bool:
+        """Whether it is of the common kind."""
+        norms = (block.norm1, block.norm2, block.norm3)
+        return (
+            type(block) is BasicTransformerBlock
+            and block.norm_type == "layer_norm"
+            and block.pos_embed is None
+            and block.attn2 is not None
+            and not block.only_cross_attention
+            and all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
+        )
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        *_: object,
+        **__: object,
+    ) -> Tensor:
+        """Map (b, n, d), attending to (b, tokens, d_text)."""
+        x, h = layer_norm_of_sum(hidden_states, None, self.norm1)
+        h = self.attn1(h, attention_mask=attention_mask)
+        x, h = layer_norm_of_sum(x, h, self.norm2)
+        h = self.attn2(h, encoder_hidden_states, attention_mask=encoder_attention_mask)
+        x, h = layer_norm_of_sum(x, h, self.norm3)
+        output: Tensor = x + self.ff(h)
+        return output
+
+
+def layer_norm_of_sum(x: Tensor, r: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    """x + r, and its LayerNorm."""
+    if x.is_cuda:
+        from gooddrag.kernels import tokens
+
+        return tokens.layer_norm_of_sum(x, r, norm.weight, norm.bias, norm.eps)
+    s = x if r is None else x + r
+    return s, norm(s)
+
+
+class FusedGEGLU(GEGLU):
+    """A linear layer whose one half gates the other."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map (..., d_in) to (..., d_out)."""
+        if hidden_states.is_cuda:
+            from gooddrag.kernels.tokens import geglu
+
+            return geglu(self.proj(hidden_states))
+        y: Tensor = super().forward(hidden_states)
+        return y
+
+
+def compile_kernels(unet: UNet2DConditionModel) -> None:
+    """Have the kernels made, or fetched from Triton's cache, now and not in the first edit."""
+    if unet.device.type != "cuda":
+        return
+    wide = {"device": unet.device, "dtype": unet.dtype, "requires_grad": True}
+    for module in unet.modules():
+        if isinstance(module, FusedGroupNorm):
+            x, time = torch.zeros(1, len(module.weight), 8, 8, **wide), module.bias.detach()[None]
+            (module(x) + module(x, time)).sum().backward()
+        elif isinstance(module, FusedTransformerBlock):
+            x = torch.zeros(1, 8, len(module.norm1.weight), **wide)
+            first, normed = layer_norm_of_sum(x, None, module.norm1)
+            second, h = layer_norm_of_sum(first, module.ff(normed), module.norm3)
+            (second + h).sum().backward()
+        elif isinstance(module, FusedResnetBlock):
+            from gooddrag.kernels.maps import add
+
+            x = torch.zeros(1, len(module.conv2.bias), 8, 8, **wide)
+            add(x, x, module.conv2.bias)

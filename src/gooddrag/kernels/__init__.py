@@ -1,0 +1,1 @@
+"""Triton kernels for parts of a frozen UNet; imported on CUDA only."""
