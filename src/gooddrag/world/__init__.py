@@ -6,6 +6,7 @@ from gooddrag.world.scene import (
     SPLITS,
     WorldEdit,
     caption,
+    edit_name,
     render_edit,
     render_pictures,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "TASKS",
     "WorldEdit",
     "caption",
+    "edit_name",
     "render_edit",
     "render_pictures",
 ]

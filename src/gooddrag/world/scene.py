@@ -78,6 +78,11 @@ def family_of(index: int) -> int:
     return index % len(FAMILIES)
 
 
+def edit_name(split: str, seed: int, index: int) -> str:
+    """Returns the unique name of an edit, say "test_0_00017_cat", without rendering it."""
+    return f"{split}_{seed}_{index:05d}_{FAMILIES[family_of(index)]}"
+
+
 def task_of(index: int) -> int:
     """Returns the task number of an index; all (family, task) pairs appear evenly."""
     return (index // len(FAMILIES)) % len(TASKS)
@@ -189,7 +194,7 @@ def render_edit(
         task=family.edits[number].task,
         family=family.name,
         caption=family.caption,
-        name=f"{split}_{seed}_{index:05d}_{family.name}",
+        name=edit_name(split, seed, index),
         parameters={key: value.item() for key, value in before.items()},
         edited_parameters={key: value.item() for key, value in after.items()},
     )
