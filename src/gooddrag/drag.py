@@ -91,6 +91,25 @@ def reference_pass(
     return kept
 
 
+def loss_terms(
+    supervision: MotionSupervision,
+    canvas: Canvas,
+    features: Float[Tensor, "b f h w"],
+    z_prev: Latent,
+    patches: Float[Tensor, "n f s s"],
+    valid: Bool[Tensor, "n s s"],
+    z_prev_unedited: Latent,
+    mask: Float[Tensor, "b 1 h w"],
+    sample: Int[Tensor, " n"],
+    handles: Float[Tensor, "n 2"],
+    targets: Float[Tensor, "n 2"],
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """The two terms of L(z_t^k) for each sample, as a function of tensors alone."""
+    original = (patches, valid)
+    drag = supervision.drag_term(features, original, sample, handles, targets, canvas)
+    return drag, supervision.lam * mask_term(z_prev, z_prev_unedited, mask)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DragSettings:
     """Numbers of the dragging that belong to no other part.
@@ -189,7 +208,7 @@ class DragOptimization(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam on z_t (pipeline.py:539)."""
-        return torch.optim.Adam([self.z], lr=self.settings.lr, betas=self.settings.betas)
+        return torch.optim.Adam([self.optimised], lr=self.settings.lr, betas=self.settings.betas)
 
     def train_dataloader(self) -> range:
         """The drag operations of this epoch's denoising step."""
@@ -249,6 +268,11 @@ class DragOptimization(LightningModule):
         return self.references[self.step]
 
     @property
+    def optimised(self) -> nn.Parameter:
+        """What the gradient steps change."""
+        return self.z
+
+    @property
     def dragging(self) -> Bool[Tensor, " b"]:
         """The samples that are being dragged now, on the CPU."""
         return self.active & ~self.resting
@@ -271,40 +295,46 @@ class DragOptimization(LightningModule):
 
     def _losses(self, eps: Latent, features: Tensor) -> tuple[Tensor, Tensor]:
         """The two terms of L for each sample."""
-        drag = self.supervision.drag_term(
-            features,
-            self.reference.patches,
-            self.pairs.sample,
-            self.handles,
-            self.pairs.targets,
-            self.canvas,
-        )
         z_prev = move(self.z, eps, *self.denoising.times.down(self.t))
-        mask = self.supervision.lam * mask_term(z_prev, self.reference.z_prev, self.mask)
-        return drag, mask
+        return self.backbone.replayed(
+            ("loss", self.supervision, self.canvas),
+            partial(loss_terms, self.supervision, self.canvas),
+            (
+                features,
+                z_prev,
+                *self.reference.patches,
+                self.reference.z_prev,
+                self.mask,
+                self.pairs.sample,
+                self.handles,
+                self.pairs.targets,
+            ),
+        )
 
     def _gradient_step(self, loss: Float[Tensor, " b"]) -> None:
-        """One step of Adam on z_t; samples at rest keep theirs."""
+        """One step of Adam; samples at rest keep what they have."""
         optimizer, before = self.optimizers(), None
         if not self.dragging.all():
             dragging = self.dragging.to(loss.device)
-            loss, before = torch.where(dragging, loss, 0.0), self.z.detach().clone()
+            loss, before = torch.where(dragging, loss, 0.0), self.optimised.detach().clone()
         optimizer.zero_grad()  # type: ignore[union-attr]
         self.manual_backward(loss.sum())
         self._check_overflow()
         optimizer.step()  # type: ignore[union-attr]
         if before is not None:
             with torch.no_grad():
-                self.z.copy_(torch.where(dragging[:, None, None, None], self.z, before))
+                kept = torch.where(dragging[:, None, None, None], self.optimised, before)
+                self.optimised.copy_(kept)
         self.gradient_steps += 1
 
     def _check_overflow(self) -> None:
         """Only float16 can overflow; elsewhere looking would cost a device synchronisation."""
-        if self.backbone.dtype != torch.float16 or self.z.grad is None:
+        gradient = self.optimised.grad
+        if self.backbone.dtype != torch.float16 or gradient is None:
             return
-        if not torch.isfinite(self.z.grad).all():
+        if not torch.isfinite(gradient).all():
             raise ValueError(
-                "the gradient of z_t overflows float16: take backbone.dtype=bfloat16 or float32"
+                "the gradient overflows float16: take backbone.dtype=bfloat16 or float32"
             )
 
     def _track(self, features: Tensor, is_last: bool = True) -> Bool[Tensor, " b"]:
@@ -361,13 +391,17 @@ class DragOptimization(LightningModule):
     def _stop_arrived(self) -> None:
         if self.settings.on_arrival == "never":
             return
-        near = arrived(self.seen, self.targets, self.supervision.arrival)
+        near = self._arrived()
         for i in self.dragging.nonzero().flatten().tolist():
             if near[self.owner == i].all():
                 if self.settings.on_arrival == "step":
                     self.resting[i] = True
                 else:
                     self._stop(i, "arrived")
+
+    def _arrived(self) -> Bool[Tensor, " n"]:
+        """Which pairs are done, as the host sees them."""
+        return arrived(self.seen, self.targets, self.supervision.arrival)
 
     def _stop(self, sample: int, why: str) -> None:
         """End the dragging of one sample for good; the fit ends with the last one."""
