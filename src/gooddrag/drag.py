@@ -208,7 +208,8 @@ class DragOptimization(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam on z_t (pipeline.py:539)."""
-        return torch.optim.Adam([self.optimised], lr=self.settings.lr, betas=self.settings.betas)
+        lr, betas = self.settings.lr, self.settings.betas
+        return torch.optim.Adam([self.optimised], lr=lr, betas=betas, fused=self.z.is_cuda)
 
     def train_dataloader(self) -> range:
         """The drag operations of this epoch's denoising step."""
@@ -296,7 +297,7 @@ class DragOptimization(LightningModule):
     def _losses(self, eps: Latent, features: Tensor) -> tuple[Tensor, Tensor]:
         """The two terms of L for each sample."""
         z_prev = move(self.z, eps, *self.denoising.times.down(self.t))
-        return self.backbone.replayed(
+        drag, mask = self.backbone.replayed(
             ("loss", self.supervision, self.canvas),
             partial(loss_terms, self.supervision, self.canvas),
             (
@@ -310,6 +311,7 @@ class DragOptimization(LightningModule):
                 self.pairs.targets,
             ),
         )
+        return drag, mask
 
     def _gradient_step(self, loss: Float[Tensor, " b"]) -> None:
         """One step of Adam; samples at rest keep what they have."""

@@ -36,7 +36,7 @@ class PerSampleLinear(nn.Module):
             return self(x.flatten(2).mT).mT.unflatten(2, x.shape[2:])
         weight = self.weight
         if len(weight) == 1:  # the same product; a batched one of one is slow on CPUs
-            return functional.linear(x, weight[0])
+            return functional.linear(x, weight.flatten(0, 1))
         rows = x.reshape(len(weight), -1, x.shape[-1])
         return torch.bmm(rows, weight.mT).reshape(*x.shape[:-1], -1)
 
@@ -46,7 +46,7 @@ class PerSampleLinear(nn.Module):
             return total + self(x)
         weight = self.weight
         if len(weight) == 1:
-            flat = torch.addmm(total.flatten(0, -2), x.flatten(0, -2), weight[0].mT)
+            flat = torch.addmm(total.flatten(0, -2), x.flatten(0, -2), weight.flatten(0, 1).mT)
         else:
             total_rows, rows = (y.reshape(len(weight), -1, y.shape[-1]) for y in (total, x))
             flat = torch.baddbmm(total_rows, rows, weight.mT)

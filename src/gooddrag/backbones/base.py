@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
@@ -68,6 +68,19 @@ class Backbone(Protocol):
 
         Batches then hold (unedited, edited) pairs; it concerns the chosen samples' edited latents
         and the layers from `start_layer` on.
+        """
+        ...
+
+    def replayed(
+        self,
+        name: Hashable,
+        function: Callable[..., tuple[Tensor, ...]],
+        inputs: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """function(*inputs), of tensors alone, which `name` tells from others.
+
+        A device may record it once and replay it. What it gives is valid until the next call, and
+        its backward has to come before that.
         """
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -77,7 +77,9 @@ class StableDiffusion:
         )
         self.engine = engine.on(self.device, self.dtype)
         self.engine.prepare(self.unet)
-        self._graphs = GraphedPasses(self.engine.max_graphs) if self.engine.graphs else None
+        self._graphs, self._other_graphs = (
+            GraphedPasses(self.engine.max_graphs) if self.engine.graphs else None for _ in range(2)
+        )
         self.alphas_cumprod: Tensor = self.scheduler.alphas_cumprod
         # on the device, since sending a number there would wait for it
         self._timesteps = torch.arange(len(self.alphas_cumprod), device=self.device)
@@ -103,8 +105,9 @@ class StableDiffusion:
     def save_memory(self) -> None:
         """Trade time for memory: checkpointed gradients, a tiled VAE."""
         self.low_memory = self.adapters.save_memory = True
-        if self._graphs is not None:
-            self._graphs.clear()
+        for graphs in (self._graphs, self._other_graphs):
+            if graphs is not None:
+                graphs.clear()
         gc.collect()  # a failed fit leaves cycles that hold tensors
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -177,6 +180,25 @@ class StableDiffusion:
         """
         eps, features = self._forward(z, t, text)
         return eps, scale_gradient(features.to(z.dtype), self._gradient_scale)
+
+    def replayed(
+        self,
+        name: Hashable,
+        function: Callable[..., tuple[Tensor, ...]],
+        inputs: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """function(*inputs) as a CUDA graph where the UNet's passes are.
+
+        Its memory is apart from theirs, since it runs between a forward and its backward.
+
+        Args:
+            name: tells functions apart.
+            function: of tensors on the device alone, that never waits for it.
+            inputs: its arguments.
+        """
+        if self._other_graphs is None:
+            return function(*inputs)
+        return self._other_graphs(name, function, inputs)
 
     @contextmanager
     def mutual_attention(self, samples: Bool[Tensor, " n"], start_layer: int) -> Iterator[None]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 ROWS, COLUMNS = 64, 64  # pixels and channels of a tile
 BLOCK = 1024  # elements of a sum
-TILES, MEMBERS = 16, 128  # tiles read at a time, and the most channels that a group may have
+MEMBERS = 128  # the most channels that a group may have
 SIZES = ["pixels", "channels", "chunks", "size", "total"]  # one kernel serves all of them
 
 
@@ -221,6 +221,12 @@ def _gradient(
     tl.store(dx + place, result.to(dx.dtype.element_ty), mask=inside)
 
 
+def together(size: int) -> tuple[int, int]:
+    """How many tiles are joined at a time, of a group of that many channels, and those padded."""
+    members = triton.next_power_of_2(size)
+    return 4096 // members, members
+
+
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -255,8 +261,7 @@ class _GroupNorm(torch.autograd.Function):
             eps,
             offset is not None,
             ROWS,
-            TILES,
-            MEMBERS,
+            *together(size),
         )
         y = torch.empty_like(x)
         _apply[tiles](x, y, affine[0], affine[1], pixels, channels, silu, ROWS, COLUMNS)
@@ -277,7 +282,7 @@ class _GroupNorm(torch.autograd.Function):
         )
         means = torch.empty((2, samples, channels), **wide)
         _gradient_means[(ctx.groups, samples)](
-            *sums, *means, channels, chunks, size, float(pixels * size), TILES, MEMBERS
+            *sums, *means, channels, chunks, size, float(pixels * size), *together(size)
         )
         dx = torch.empty_like(x)
         _gradient[ctx.tiles](x, dy, dx, *affine, *means, pixels, channels, ctx.silu, ROWS, COLUMNS)
@@ -310,7 +315,7 @@ def group_norm(
 @triton.jit(do_not_specialize=["total", "channels"])
 def _add(x, r, bias, y, total, channels, N: tl.constexpr):
     """y = x + r + bias."""
-    own = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
+    own = tl.program_id(0) * N + tl.arange(0, N)
     some = own < total
     value = tl.load(x + own, mask=some, other=0.0).to(tl.float32)
     value += tl.load(r + own, mask=some, other=0.0).to(tl.float32)

@@ -20,9 +20,9 @@ BLOCK = 1024  # elements of what has no rows
 @triton.jit
 def _halves(x, total, width, N: tl.constexpr):
     """This program's elements of y, which exist; where their a lies; a and gate, float32."""
-    own = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
+    own = tl.program_id(0) * N + tl.arange(0, N)
     some = own < total
-    left = own + own // width * width
+    left = own.to(tl.int64) + (own // width).to(tl.int64) * width
     a = tl.load(x + left, mask=some, other=0.0).to(tl.float32)
     gate = tl.load(x + left + width, mask=some, other=0.0).to(tl.float32)
     return own, some, left, a, gate
@@ -67,7 +67,13 @@ class _Geglu(torch.autograd.Function):
 
 
 def geglu(x: Tensor) -> Tensor:
-    """a gelu(gate), where x (..., 2 d) on CUDA is a and gate side by side; returns (..., d)."""
+    """a gelu(gate), where x (..., 2 d) on CUDA is a and gate side by side; returns (..., d).
+
+    Raises:
+        ValueError: more elements than 32-bit places can count.
+    """
+    if x.numel() >= 2**32:
+        raise ValueError(f"GEGLU of {x.numel()} elements: edit fewer pictures at a time")
     y: Tensor = _Geglu.apply(x)
     return y
 
@@ -118,6 +124,11 @@ def _layer_norm_gradient(s, ds, dy, dx, weight, width, eps, ADD: tl.constexpr, N
     tl.store(dx + place, result.to(dx.dtype.element_ty), mask=some)
 
 
+def warps(width: int) -> int:
+    """Few, so that a thread reads several neighbours and a row is summed by one of them."""
+    return max(1, triton.next_power_of_2(width) // 512)
+
+
 class _LayerNormOfSum(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -128,7 +139,8 @@ class _LayerNormOfSum(torch.autograd.Function):
         y, width = torch.empty_like(x), x.shape[-1]
         shape = (width, eps, r is not None, triton.next_power_of_2(width))
         other = x if r is None else r.contiguous()
-        _layer_norm[(x.numel() // width,)](x, other, s, y, weight, bias, *shape)
+        rows = (x.numel() // width,)
+        _layer_norm[rows](x, other, s, y, weight, bias, *shape, num_warps=warps(width))
         ctx.save_for_backward(s, weight)
         ctx.eps, ctx.summed = eps, r is not None
         ctx.set_materialize_grads(False)
@@ -143,7 +155,9 @@ class _LayerNormOfSum(torch.autograd.Function):
             shape = (width, ctx.eps, ds is not None, triton.next_power_of_2(width))
             other = dy if ds is None else ds.contiguous()
             rows = (s.numel() // width,)
-            _layer_norm_gradient[rows](s, other, dy.contiguous(), dx, weight, *shape)
+            _layer_norm_gradient[rows](
+                s, other, dy.contiguous(), dx, weight, *shape, num_warps=warps(width)
+            )
         return dx, dx if ctx.summed else None, None, None, None
 
 
