@@ -22,7 +22,7 @@ from gooddrag import cli, commands, composition, request
 from gooddrag.backbones import loading
 from gooddrag.backbones.embedded import mini
 from gooddrag.events import PHASES
-from tests import test_callbacks
+from tests import test_callbacks, test_datasets
 from tests.test_data import chunk, png_header
 
 PROGRAM = Path(sys.executable).with_name("gooddrag")
@@ -723,3 +723,83 @@ class TestWorld:
     )
     def test_bad_input(self, refused, override):
         refused("world", "output=world", "size=64", override)
+
+
+class TestData:
+    @pytest.fixture
+    def bench(self, here):
+        return test_datasets.make_dragbench(here / "bench")
+
+    def test_where_sets_come_from(self, run, here):
+        status, out, err = run("data")
+        assert (status, err) == (0, "")
+        assert tree(here).keys() == {"cat.png", "mask.png"}
+        assert max(map(len, out.splitlines())) <= 100
+        for word in ("data=drag100", "205 samples, 349 pairs", "https://", "licence", "arXiv 24"):
+            assert word in out
+
+    def test_without_a_root(self, run, here):
+        status, out, _ = run("data", "data=dragbench")
+        assert status == 0
+        assert "DragBench.zip" in out
+        assert "data.root=DIR" in out
+
+    def test_a_copy_that_is_not_whole(self, run, bench):
+        status, out, err = run("data", "data=dragbench", "data.root=bench")
+        assert status == 2
+        assert "samples: found 3, known are 205" in out
+        assert "not there: animals/JH_2023-09-14-1839-58, " in out
+        (line,) = err.splitlines()
+        assert line.startswith("error: this is not DragBench")
+
+    def test_a_part_of_a_copy(self, run, bench):
+        status, out, err = run("data", "data=dragbench", "data.root=bench", "data.limit=2")
+        assert (status, err) == (0, "")
+        assert "categories  2 animals" in out
+        assert "nothing differs" in out
+
+    def test_a_broken_sample_is_named(self, run, here, bench):
+        (bench / "art_work" / "X" / "meta_data.pkl").write_bytes(b"cos\nsystem\n.")
+        status, out, err = run("data", "data=dragbench", "data.root=bench", "data.select=*/*")
+        assert status == 2
+        assert "X/meta_data.pkl asks for os.system" in out
+        assert len(err.splitlines()) == 1
+
+    @pytest.mark.parametrize("form", ["folder", "session"])
+    def test_converts(self, run, here, bench, form):
+        arguments = ["data", "data=dragbench", "data.root=bench", "convert=new", f"format={form}"]
+        status, out, err = run(*arguments)
+        assert (status, out, err) == (0, "3 samples in new/\n", "")
+        before = tree(here / "new")
+        status, _, err = run(*arguments)
+        assert (status, tree(here / "new")) == (2, before)
+        assert "existing=overwrite" in err
+        assert run(*arguments, "existing=resume")[1] == (
+            "0 samples in new/, 3 were there already\n"
+        )
+        assert run(*arguments, "existing=overwrite")[1] == "3 samples in new/\n"
+        assert tree(here / "new") == before
+        status, out, _ = run("data", f"data={form}", "data.root=new")
+        assert status == 0
+        assert "categories  2 animals, 1 art_work" in out
+        assert "every sample can be read" in out
+
+    @pytest.mark.parametrize(
+        ("arguments", "found"),
+        [
+            (["data=cats"], "cats"),
+            (["data.root=bench"], "data"),
+            (["convert=new"], "convert which data"),
+            (["data=drag100", "convert=new"], "data.root is missing"),
+            (["data=drag100", "data.root=no"], "there is no folder no"),
+            (["data=drag100", "data.root=bench"], "holds no samples: expected folders"),
+            (["data=dragbench", "data.root=bench", "data.limit=0"], "limit must be"),
+            (["data=dragbench", "data.root=bench", "data.select=cat"], "is called 'cat'"),
+            (["data=dragbench", "data.root=bench", "convert=new", "format=zip"], "format must be"),
+            (["data=dragbench", "data.root=bench", "convert=cat.png"], "cannot write into cat.png"),
+            (["data=world", "convert=new", "existing=maybe"], "existing must be refuse"),
+            (["data=world", "data.split=no", "convert=new"], "DragWorld has the splits"),
+        ],
+    )
+    def test_refuses(self, refused, bench, arguments, found):
+        assert found in refused("data", *arguments)

@@ -15,14 +15,20 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
-    from gooddrag.api import edit, load_method
+    from gooddrag.api import edit, load_data, load_method
     from gooddrag.types import DragSample, Edit
 
-__all__ = ["DragSample", "Edit", "edit", "load_method"]
+__all__ = ["DragSample", "Edit", "edit", "load_data", "load_method"]
 __version__ = "0.1.0"
 
 
-HOMES = {"DragSample": "types", "Edit": "types", "edit": "api", "load_method": "api"}
+HOMES = {
+    "DragSample": "types",
+    "Edit": "types",
+    "edit": "api",
+    "load_data": "api",
+    "load_method": "api",
+}
 
 
 def __getattr__(name: str) -> Any:

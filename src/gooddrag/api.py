@@ -1,4 +1,4 @@
-"""From Python: a method as its recipe describes it, and an edit with it."""
+"""From Python: a method or a data set as conf/ describes it, and an edit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from gooddrag.composition import composer, groups_among, instantiate, unresolved
 from gooddrag.settings import check_numbers
 
 if TYPE_CHECKING:
+    from gooddrag.data.dragset import DragSet
     from gooddrag.events import EditCallback
     from gooddrag.types import DragSample, Edit
 
@@ -31,6 +32,27 @@ def load_method(name: str = "gooddrag", overrides: Sequence[str] = ()) -> Any:
         cfg = compose("edit", words)
         check_numbers(unresolved(cfg), unresolved(compose("edit", groups_among(words))))
     return instantiate(cfg.editor)
+
+
+def load_data(name: str = "world", overrides: Sequence[str] = ()) -> DragSet:
+    """A data set as conf/ describes it; no picture is read before it is asked for.
+
+    Args:
+        name: a file of conf/data.
+        overrides: in Hydra's form, say ["data.root=DIR", "data.limit=10"].
+
+    Returns:
+        A sequence of samples.
+
+    Raises:
+        ValueError: settings that cannot work, or a folder that holds no such data set.
+    """
+    words = [f"data={name}", *overrides]
+    with composer() as compose:
+        cfg = compose("datasets", words)
+        check_numbers(unresolved(cfg), unresolved(compose("datasets", groups_among(words))))
+    samples: DragSet = instantiate(cfg.data)
+    return samples
 
 
 def edit(

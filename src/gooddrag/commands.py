@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gooddrag.api import edit
-from gooddrag.composition import instantiate, plain
+from gooddrag.composition import each_option, instantiate, plain
+from gooddrag.manual import card, table
 from gooddrag.request import callbacks_of, output_of, sample_of, text_of
 
 if TYPE_CHECKING:
     from gooddrag.composition import DictConfig
+    from gooddrag.data.dragset import DragSet
 
 RESULTS = (
     "edited.png",
@@ -94,6 +96,25 @@ def run_world(cfg: DictConfig) -> None:
     print(f"{cfg.count} samples in {folder}/")
 
 
+def run_data(cfg: DictConfig) -> None:
+    """gooddrag data."""
+    settings, output = plain(cfg), text_of(cfg, "convert")
+    if "data" not in settings:
+        if output is not None:
+            raise ValueError("convert which data? Give data=NAME (and data.root=DIR) as well")
+        for name, choice in each_option("datasets", "data").items():
+            print(f"data={name}: {card(choice['about'])}\n")
+    elif output is not None:
+        _convert(cfg, instantiate(cfg.data), Path(output))
+    else:
+        print(card(settings["about"]))
+        root = settings["data"].get("root")
+        if root == "???":
+            print("data.root=DIR checks a copy of it, and convert=OUT converts one")
+        elif root is not None:
+            _check(instantiate(cfg.data), settings["about"])
+
+
 def run_pretrain(cfg: DictConfig) -> None:
     """gooddrag pretrain."""
     instantiate(cfg)
@@ -103,8 +124,37 @@ COMMANDS: dict[str, tuple[str, Callable[[DictConfig], None], str]] = {
     "edit": ("edit", run_edit, "drag points of a picture to where they should go"),
     "adapt": ("adapt_only", run_adapt, "train a picture's LoRA and keep it"),
     "world": ("world", run_world, "render DragWorld samples with their true results"),
+    "data": ("datasets", run_data, "say where data sets come from; check or convert a copy of one"),
     "pretrain": ("pretrain", run_pretrain, "train the built-in model"),
 }
+
+
+def _check(samples: DragSet, about: dict[str, Any]) -> None:
+    """Print what a copy of a data set holds, and how it differs from what is known of the set."""
+    from gooddrag.data.check import compare, survey
+
+    known = about.get("known", {})
+    found, unread = survey(samples)
+    differences = compare(found, known, whole=len(samples) == samples.total)
+    checked = sum(name in known.get("checksums", {}) for name in found["checksums"])
+    checksums = f"{checked} to compare with" if checked else ""
+    print("found", *table(found | {"checksums": checksums}), sep="\n")
+    if unread or differences:
+        print(*unread, *differences, sep="\n")
+        count = len(unread) + len(differences)
+        raise ValueError(f"this is not {about['title']} as it should be: {count} findings, above")
+    print("nothing differs from what is known" if known else "every sample can be read")
+
+
+def _convert(cfg: DictConfig, samples: DragSet, output: Path) -> None:
+    from gooddrag.callbacks.output import reserved
+    from gooddrag.data.convert import convert
+
+    with reserved(output, cfg.existing, owned=()):
+        written, left = convert(
+            samples, output, format=cfg.format, embed=cfg.embed, existing=cfg.existing
+        )
+    print(f"{written} samples in {output}/" + (f", {left} were there already" if left else ""))
 
 
 def _say_what_loads(cfg: DictConfig) -> None:

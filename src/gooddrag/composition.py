@@ -134,6 +134,15 @@ def check_job(cfg: DictConfig, root: str) -> None:
     check_numbers(unresolved(cfg), unresolved(compose(root, overrides=groups)))
 
 
+def each_option(root: str, group: str) -> dict[str, dict[str, Any]]:
+    """Within a job of Hydra's: what a root of conf/ composes to with each option of a group."""
+    from hydra import compose
+    from hydra.core.global_hydra import GlobalHydra
+
+    options = GlobalHydra.instance().config_loader().get_group_options(group)
+    return {name: unresolved(compose(root, overrides=[f"{group}={name}"])) for name in options}
+
+
 def job_of_sweep() -> str:
     """The job's number in a sweep, else ""."""
     from hydra.core.hydra_config import HydraConfig

@@ -15,6 +15,7 @@ gooddrag: click a point, click where it should go, and the picture follows.
   gooddrag edit sample=DIR          a folder in Drag100 form: original.jpg, mask.png, points.json
   gooddrag adapt image=cat.jpg      only train the picture's LoRA and keep it
   gooddrag world count=10 output=DIR        render DragWorld samples with their true results
+  gooddrag data                     where benchmarks come from; check or convert a copy of one
   gooddrag pretrain stage=vae output=DIR    train the built-in model
 
   Points are pixels, handle and target in turn; in the mask white may change, and without one
@@ -31,7 +32,7 @@ gooddrag: click a point, click where it should go, and the picture follows.
   gooddrag COMMAND --help shows the command's groups and all its numbers.
 """
 
-WIRING = ("editor", "_target_", "_partial_", "_convert_")
+WIRING = ("editor", "about", "_target_", "_partial_", "_convert_")
 
 
 def page(
@@ -61,6 +62,40 @@ def page(
     lines += _settings(settings, notes, "")
     lines += ["", "-m sweeps over values separated by commas, each job into a folder of its own."]
     return "\n".join(lines) + "\n"
+
+
+def card(about: Mapping[str, Any]) -> str:
+    """What is known about a data set: where it comes from, and how large it is.
+
+    >>> print(card({"title": "Cats", "source": "here", "known": {"samples": 2, "pairs": 3}}))
+    Cats
+      source      here
+      size        2 samples, 3 pairs
+    """
+    known = about.get("known", {})
+    size = {key: known[key] for key in ("samples", "pairs") if key in known}
+    rows = {key: about.get(key) for key in ("source", "licence", "citation", "layout")}
+    return "\n".join([about["title"], *table(rows | {"size": size})])
+
+
+def table(rows: Mapping[str, Any]) -> list[str]:
+    """A line, or some, for each row that says anything.
+
+    >>> table({"width": [512, 768], "categories": {"cats": 1, "dogs": 2}, "tasks": {}})
+    ['  width       512 to 768', '  categories  1 cats, 2 dogs']
+    """
+    wrapper = textwrap.TextWrapper(
+        98, subsequent_indent=" " * 14, break_long_words=False, break_on_hyphens=False
+    )
+    lines = []
+    for key, value in rows.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{count} {name}" for name, count in value.items())
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = " to ".join(map(str, value))
+        if value not in (None, ""):
+            lines += wrapper.wrap(f"  {key:<12}{value}")
+    return lines
 
 
 def notes_of(group: str, texts: Iterable[str]) -> dict[tuple[str, str], str]:

@@ -24,6 +24,10 @@ class DragSample:
         mask: 1 where the picture may change; None means everywhere.
         prompt: describes the picture; the paper uses the empty prompt.
         name: identifies the sample in outputs and seeds its randomness.
+        category: what the picture shows, "" where the data set does not say.
+        task: what kind of edit it is, say "rotation"; "" where the data set does not say.
+        regions: the pixels of regions to drag and where each of them should go, (x, y), as
+            DragBench-DR and -SR have them beside the points; None without.
 
     Raises:
         ValueError: shapes do not fit, a value is not finite, or a point lies outside the picture.
@@ -35,6 +39,9 @@ class DragSample:
     mask: Float[Tensor, "1 h w"] | None = None
     prompt: str = ""
     name: str = "edit"
+    category: str = ""
+    task: str = ""
+    regions: tuple[Float[Tensor, "m 2"], Float[Tensor, "m 2"]] | None = None
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[0] != 3:
@@ -49,32 +56,39 @@ class DragSample:
                 f"the mask must have the picture's size, 1 x {height} x {width}, "
                 f"found {' x '.join(map(str, self.mask.shape))}"
             )
-        self._check_points()
-
-    def _check_points(self) -> None:
-        for name, points in (("handles", self.handles), ("targets", self.targets)):
-            if points.ndim != 2 or points.shape[1] != 2:
-                raise ValueError(f"{name} must have shape (pairs, 2), found {tuple(points.shape)}")
-        if len(self.handles) != len(self.targets):
-            raise ValueError(
-                f"every handle needs a target: found {len(self.handles)} handles "
-                f"and {len(self.targets)} targets"
-            )
-        if len(self.handles) == 0:
-            raise ValueError("no point pairs: give at least one handle and its target")
-        height, width = self.image.shape[1:]
-        for name, points in (("handle", self.handles), ("target", self.targets)):
-            for i, (x, y) in enumerate(points.tolist()):
-                if not (0 <= x < width and 0 <= y < height):
-                    raise ValueError(
-                        f"{name} {i + 1} at ({x:g}, {y:g}) lies outside the picture, "
-                        f"which is {width} x {height} pixels (x from 0 to {width - 1}, "
-                        f"y from 0 to {height - 1})"
-                    )
+        self._check_pairs("handle", self.handles, "target", self.targets)
         if torch.equal(self.handles, self.targets):
             raise ValueError(
                 "every pair is a pin (handle and target are the same point), so nothing would "
                 "move: give at least one pair with a target elsewhere"
+            )
+        if self.regions is not None:
+            self._check_pairs("region handle", self.regions[0], "region target", self.regions[1])
+
+    def _check_pairs(self, handle: str, handles: Tensor, target: str, targets: Tensor) -> None:
+        for name, points in ((handle, handles), (target, targets)):
+            if points.ndim != 2 or points.shape[1] != 2:
+                raise ValueError(f"{name}s must have shape (pairs, 2), found {tuple(points.shape)}")
+        if len(handles) != len(targets):
+            raise ValueError(
+                f"every {handle} needs a {target}: found {len(handles)} {handle}s "
+                f"and {len(targets)} {target}s"
+            )
+        if len(handles) == 0:
+            raise ValueError(f"no point pairs: give at least one {handle} and its {target}")
+        self._check_inside(handle, handles)
+        self._check_inside(target, targets)
+
+    def _check_inside(self, name: str, points: Tensor) -> None:
+        height, width = self.size
+        inside = (points >= 0).all(dim=1) & (points[:, 0] < width) & (points[:, 1] < height)
+        if not inside.all():  # NaN is not inside either
+            i = int(inside.int().argmin())
+            x, y = points[i].tolist()
+            raise ValueError(
+                f"{name} {i + 1} at ({x:g}, {y:g}) lies outside the picture, "
+                f"which is {width} x {height} pixels (x from 0 to {width - 1}, "
+                f"y from 0 to {height - 1})"
             )
 
     @property

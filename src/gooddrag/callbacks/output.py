@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gooddrag.data.digest import sample_digest
 from gooddrag.data.files import plain, read_json, write_bytes
 from gooddrag.types import DragSample
 
@@ -136,18 +136,6 @@ def sample_folders(
         if names.count(name) > 1:
             raise ValueError(f"two samples are called {name!r}: give them different names")
     return tuple(Path(folder) / name for name in names)
-
-
-def sample_digest(sample: DragSample) -> str:
-    """A hash of all that makes the sample: picture, mask, points, prompt and name."""
-    digest = hashlib.sha256(repr((sample.size, sample.prompt, sample.name)).encode())
-    for tensor in (sample.image, sample.handles, sample.targets, sample.mask):
-        values = (
-            b"" if tensor is None else tensor.detach().cpu().float().contiguous().numpy().tobytes()
-        )
-        digest.update(repr(None if tensor is None else tuple(tensor.shape)).encode())
-        digest.update(values)
-    return digest.hexdigest()
 
 
 def remove_old(folder: Path) -> None:

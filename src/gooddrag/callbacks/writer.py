@@ -17,8 +17,9 @@ from jaxtyping import Float
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from gooddrag.callbacks.output import prepare, remove_old, sample_digest, sample_folders
+from gooddrag.callbacks.output import prepare, remove_old, sample_folders
 from gooddrag.callbacks.scalars import edit_summary, interrupted, mean_distance
+from gooddrag.data.digest import sample_digest
 from gooddrag.data.files import write_json
 from gooddrag.data.images import to_uint8, write_png
 from gooddrag.drawing import before_after

@@ -1,20 +1,27 @@
-"""A sample as a folder: Drag100's form, and DragBench-S's file names for reading."""
+"""A sample as a folder: Drag100's form, and DragBench-S's file names for reading.
+
+points.json may hold more than Drag100's has: prompt, category, task and regions.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from gooddrag.data.files import read_json, write_json
 from gooddrag.data.images import read_image, read_mask, to_uint8, write_png
-from gooddrag.data.points import STAND_IN, parse_points
+from gooddrag.data.points import STAND_IN, format_points, parse_points
 from gooddrag.types import DragSample
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGES = (*(f"original{suffix}" for suffix in SUFFIXES), "origin_image.png")
+POINTS = ("points.json", "prompt.json")
+LABELS = ("prompt", "category", "task")
 Path_ = str | os.PathLike[str]
 
 
@@ -78,8 +85,8 @@ def read_sample(folder: Path_, needs_points: bool = True) -> DragSample:
             handles=handles,
             targets=targets,
             mask=mask,
-            prompt=_prompt(content),
             name=folder.resolve().name or "edit",
+            **labels_of(content),
         )
     except ValueError as error:
         raise ValueError(f"{points_file}: {error}") from None
@@ -89,7 +96,7 @@ def write_sample(sample: DragSample, folder: Path_, overwrite: bool = False) -> 
     """Write a sample in Drag100's form, losslessly for pictures of 8 bits.
 
     Args:
-        sample: its name is kept only as the folder's.
+        sample: its name is not written: `read_sample` takes the folder's.
         folder: made if it is not there; files that are not part of a sample stay.
         overwrite: replace a sample that the folder holds already.
 
@@ -108,16 +115,38 @@ def write_sample(sample: DragSample, folder: Path_, overwrite: bool = False) -> 
     write_png(folder / "original.png", to_uint8(sample.image))
     if sample.mask is not None:
         write_png(folder / "mask.png", to_uint8(sample.mask))
-    write_json(folder / "points.json", _points_content(sample))
+    write_json(folder / "points.json", points_content(sample))
     kept = {"original.png", "points.json"} | ({"mask.png"} if sample.mask is not None else set())
     for path in held:  # parts of the old sample that would be read as parts of the new
         if path.name not in kept:
             path.unlink()
 
 
+def labels_of(content: object) -> dict[str, Any]:
+    """What stands beside the points: prompt, category, task and regions, as far as they are there.
+
+    Raises:
+        ValueError: one of them is not of its kind.
+    """
+    found = content if isinstance(content, Mapping) else {}
+    labels: dict[str, Any] = {key: found[key] for key in LABELS if key in found}
+    for key, text in labels.items():
+        if not isinstance(text, str):
+            raise ValueError(f'"{key}" must be text, found {text!r}')
+    if found.get("regions") is not None:
+        labels["regions"] = parse_points(found["regions"])
+    return labels
+
+
+def points_content(sample: DragSample) -> dict[str, Any]:
+    """Points and labels as they stand in JSON; labels that say nothing are left out."""
+    labels = {key: getattr(sample, key) for key in LABELS if getattr(sample, key)}
+    regions = {} if sample.regions is None else {"regions": format_points(*sample.regions)}
+    return {"points": format_points(sample.handles, sample.targets)} | labels | regions
+
+
 def _images(folder: Path) -> list[Path]:
-    names = [f"original{suffix}" for suffix in SUFFIXES] + ["origin_image.png"]
-    return [folder / name for name in names if (folder / name).exists()]
+    return [folder / name for name in IMAGES if (folder / name).exists()]
 
 
 def _find_image(folder: Path) -> Path:
@@ -132,7 +161,7 @@ def _find_image(folder: Path) -> Path:
 
 def _find_points(folder: Path) -> Path:
     """The file of the points, or where it is missing."""
-    found = [folder / name for name in ("points.json", "prompt.json") if (folder / name).exists()]
+    found = [folder / name for name in POINTS if (folder / name).exists()]
     return found[0] if found else folder / "points.json"
 
 
@@ -142,21 +171,3 @@ def _read_mask(
     path = folder / "mask.png"
     size = (pixels.shape[1], pixels.shape[2])
     return read_mask(path, size, threshold) if path.exists() else None
-
-
-def _prompt(content: object) -> str:
-    prompt = content.get("prompt", "") if isinstance(content, Mapping) else ""
-    if not isinstance(prompt, str):
-        raise ValueError(f'"prompt" must be text, found {prompt!r}')
-    return prompt
-
-
-def _points_content(sample: DragSample) -> dict:
-    pairs = zip(sample.handles.tolist(), sample.targets.tolist(), strict=True)
-    points = [[_number(x), _number(y)] for pair in pairs for x, y in pair]
-    return {"points": points} | ({"prompt": sample.prompt} if sample.prompt else {})
-
-
-def _number(value: float) -> float | int:
-    """Whole pixels as integers, which other tools expect."""
-    return int(value) if value == int(value) else value

@@ -25,14 +25,28 @@ ROUNDINGS = ("truncate", "nearest")
 Path_ = str | os.PathLike[str]
 
 
-def read_image(path: Path_, max_pixels: int = MAX_PIXELS) -> Float[Tensor, "3 h w"]:
+class Embedded(io.BytesIO):
+    """The bytes of a picture's file that stand in another file; `name` says where, in errors."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
+
+
+Source = Path_ | Embedded
+
+
+def read_image(path: Source, max_pixels: int = MAX_PIXELS) -> Float[Tensor, "3 h w"]:
     """Read a picture as RGB.
 
     The orientation of a camera's EXIF tag is applied, transparency is laid over white, 16-bit
     values are scaled, and of an animation the first frame is taken.
 
     Args:
-        path: the file.
+        path: the file, or its bytes.
         max_pixels: refuse a picture of more pixels; looked up before decoding.
 
     Returns:
@@ -55,12 +69,12 @@ def read_image(path: Path_, max_pixels: int = MAX_PIXELS) -> Float[Tensor, "3 h 
 
 
 def read_mask(
-    path: Path_, size: tuple[int, int], threshold: int = 0, max_pixels: int = MAX_PIXELS
+    path: Source, size: tuple[int, int], threshold: int = 0, max_pixels: int = MAX_PIXELS
 ) -> Float[Tensor, "1 h w"]:
     """Read the mask of what may change: white = editable.
 
     Args:
-        path: an image file; transparent parts count as black.
+        path: an image file, or its bytes; transparent parts count as black.
         size: (height, width) of the picture.
         threshold: editable is what is brighter than this, of 255; the official code takes 0.
         max_pixels: refuse a picture of more pixels; looked up before decoding.
@@ -114,15 +128,21 @@ def write_png(path: Path_, image: UInt8[Tensor, "h w c"]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    write_bytes(path, encode_png(image))
+
+
+def encode_png(image: UInt8[Tensor, "h w c"]) -> bytes:
+    """The bytes of a PNG file, RGB or grey with one channel."""
     pixels = image.cpu().numpy()
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def _load(path: Path_, max_pixels: int) -> Image.Image:
+def _load(path: Source, max_pixels: int) -> Image.Image:
     """Open, check the size that the header claims, decode, and turn upright."""
-    _check_file(path)
+    if not isinstance(path, Embedded):
+        _check_file(path)
     with _open(path, max_pixels) as picture:
         if picture.width * picture.height > max_pixels:
             raise _too_large(path, max_pixels, f"{picture.width} x {picture.height} pixels")
@@ -148,7 +168,7 @@ def _check_file(path: Path_) -> None:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _open(path: Path_, max_pixels: int) -> Image.Image:
+def _open(path: Source, max_pixels: int) -> Image.Image:
     """Read the header only."""
     Image.init()
     try:
@@ -167,14 +187,14 @@ def _open(path: Path_, max_pixels: int) -> Image.Image:
         raise ValueError(_damaged(path, error)) from None
 
 
-def _too_large(path: Path_, max_pixels: int, found: str) -> ValueError:
+def _too_large(path: Source, max_pixels: int, found: str) -> ValueError:
     return ValueError(
         f"{path} has {found}, more than the limit of {max_pixels / 1e6:g} megapixels: "
         "make the picture smaller"
     )
 
 
-def _damaged(path: Path_, error: Exception) -> str:
+def _damaged(path: Source, error: Exception) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"{path} is damaged or cut off ({reason}): save or download it again"
 
@@ -198,7 +218,7 @@ def _over(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image
     )
 
 
-def _wide_grey(path: Path_, picture: Image.Image) -> Float[Tensor, "1 h w"]:
+def _wide_grey(path: Source, picture: Image.Image) -> Float[Tensor, "1 h w"]:
     """Scale grey of more than 8 bits: integers of 16 bits, or floats that lie in [0, 1]."""
     values = torch.from_numpy(np.array(picture).astype(np.float64))
     top = 1.0 if picture.mode == "F" else 65535.0

@@ -42,6 +42,14 @@ def parse_points(points: object) -> Pairs:
     return flat[0::2], flat[1::2]
 
 
+def format_points(
+    handles: Float[Tensor, "n 2"], targets: Float[Tensor, "n 2"]
+) -> list[list[float | int]]:
+    """The flat list that `parse_points` splits; whole pixels as integers, as other tools expect."""
+    pairs = zip(handles.tolist(), targets.tolist(), strict=True)
+    return [[int(v) if v == int(v) else v for v in point] for pair in pairs for point in pair]
+
+
 def _from_mapping(points: Mapping) -> Pairs:
     if "points" in points:
         return parse_points(points["points"])

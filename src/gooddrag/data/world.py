@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ def to_sample(edit: WorldEdit) -> DragSample:
         targets=edit.targets,
         mask=edit.mask,
         name=edit.name,
+        category=edit.family,
+        task=edit.task,
     )
 
 
@@ -37,10 +40,20 @@ def world_sample(split: str, seed: int, index: int, size: int = 256) -> DragSamp
         size: pixels a side.
 
     Raises:
-        ValueError: an unknown split or a negative index.
+        ValueError: an unknown split, a negative index, or a size that is too small.
     """
-    _check(split, index)
-    return to_sample(render_edit(split, seed, index, size=size))
+    return to_sample(world_edit(split, seed, index, size))
+
+
+@lru_cache(maxsize=1)
+def world_edit(split: str, seed: int, index: int, size: int = 256) -> WorldEdit:
+    """The same with its truth; the last one is kept, since sample and truth go together.
+
+    Raises:
+        ValueError: an unknown split, a negative index, or a size that is too small.
+    """
+    check_world(split, [index], size)
+    return render_edit(split, seed, index, size=size)
 
 
 def write_world(
@@ -67,12 +80,7 @@ def write_world(
             holds one.
     """
     indices = list(indices)
-    if not indices or size < MIN_SIDE:
-        raise ValueError(
-            f"count must be at least 1 and size at least {MIN_SIDE}; found {len(indices)}, {size}"
-        )
-    for index in indices:
-        _check(split, index)
+    check_world(split, indices, size)
     if existing == "refuse":
         _refuse_existing(folder, split, seed, indices)
     panels = []
@@ -128,8 +136,17 @@ def _refuse_existing(folder: Path, split: str, seed: int, indices: Iterable[int]
             )
 
 
-def _check(split: str, index: int) -> None:
+def check_world(split: str, indices: Sequence[int], size: int) -> None:
+    """Make sure that there are such samples.
+
+    Raises:
+        ValueError: an unknown split, a negative index, none at all, or a size that is too small.
+    """
+    if not indices or size < MIN_SIDE:
+        raise ValueError(
+            f"count must be at least 1 and size at least {MIN_SIDE}; found {len(indices)}, {size}"
+        )
     if split not in SPLITS:
         raise ValueError(f"DragWorld has the splits {', '.join(SPLITS)}, found {split!r}")
-    if index < 0:
-        raise ValueError(f"a DragWorld index cannot be negative, found {index}")
+    if min(indices) < 0:
+        raise ValueError(f"a DragWorld index cannot be negative, found {min(indices)}")
