@@ -131,6 +131,24 @@ def latent_mask(
     return functional.interpolate(functional.interpolate(binary, grid, mode="nearest"), latent)
 
 
+def common_reach(p: int, q: int, radius: int, size: int) -> tuple[int, int]:
+    """How far windows round two places of an axis may reach so that both stay inside.
+
+    Args:
+        p, q: the places, cells from 0.
+        radius: they need reach no farther.
+        size: cells of the axis.
+
+    Returns:
+        Cells before each place, and cells behind it.
+
+    >>> common_reach(2, 9, radius=5, size=12)
+    (2, 2)
+    """
+    last = size - 1
+    return min(radius, p, q), min(radius, last - p, last - q)
+
+
 def directions(
     handles: Float[Tensor, "n 2"], targets: Float[Tensor, "n 2"]
 ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
