@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import pickle
@@ -248,11 +247,12 @@ class TestFormats:
             assert same(samples[0], full_sample())
 
     def test_session(self, tmp_path):
-        write_session(full_sample(), tmp_path / "b.json")
+        for name in ("b", "b-1"):
+            write_session(full_sample(), tmp_path / f"{name}.json")
         write_session(full_sample(), tmp_path / "x" / "a.json", embed=False)
         samples = sets.session(tmp_path)
-        assert samples.names == ("b", "x/a")
-        assert [sample.name for sample in samples] == ["b", "x/a"]
+        assert samples.names == ("b", "b-1", "x/a")
+        assert [sample.name for sample in samples] == ["b", "b-1", "x/a"]
 
     def test_home_folder(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -470,17 +470,6 @@ class TestPickles:
             with pytest.raises(ValueError, match="nothing of it was run"):
                 read_pickle(tmp_path / "a.pkl")
         assert not (tmp_path / "harm").exists()
-
-    def test_allowed_names_alone_do_harm_elsewhere(self):
-        """Why the calls are written down: NumPy itself makes the array of pointers."""
-
-        class Usual(pickle.Unpickler):
-            def find_class(self, module, name):
-                assert (module, name) in (("numpy", "ndarray"), ("numpy", "dtype"))
-                return super().find_class(module, name)
-
-        array = Usual(io.BytesIO(pointers())).load()
-        assert array.dtype == object
 
     @pytest.mark.parametrize(
         "content",
@@ -790,7 +779,7 @@ class TestConf:
     @pytest.mark.parametrize(
         ("name", "overrides", "words"),
         [
-            ("drag100", [], "root is missing|data.root"),
+            ("drag100", [], r"^data\.root is missing: give data\.root=\.\.\.$"),
             ("cats", [], "cats"),
             ("world", ["data.count=some"], "data.count must be a whole number"),
             ("world", ["data.limit=0"], "limit must be a whole number"),
@@ -798,7 +787,7 @@ class TestConf:
         ],
     )
     def test_refuses(self, name, overrides, words):
-        with pytest.raises(Exception, match=words):
+        with pytest.raises(ValueError, match=words):
             load_data(name, overrides)
 
 

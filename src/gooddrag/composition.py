@@ -48,13 +48,16 @@ def instantiate(cfg: DictConfig, **overrides: Any) -> Any:
     """Make what a node describes; a part's own ValueError comes through as it is.
 
     Raises:
-        ValueError: a part refused its settings.
+        ValueError: a part refused its settings, or one is missing.
     """
     import hydra
     from hydra.errors import InstantiationException
+    from omegaconf.errors import MissingMandatoryValue
 
     try:
         return hydra.utils.instantiate(cfg, _convert_="all", **overrides)
+    except MissingMandatoryValue as error:
+        raise ValueError(explain(error)) from None
     except InstantiationException as error:
         cause: BaseException | None = error
         while isinstance(cause, InstantiationException):

@@ -104,10 +104,10 @@ def session(root: Path_, select: Select = None, limit: int | None = None) -> Dra
     if root.is_file():
         return DragSet({root.stem: root}, read_session, select=select, limit=limit)
     files = _below(root, "*.json", "*/*.json")
-    entries = {name.removesuffix(".json"): path for name, path in files.items()}
-    if not entries:
+    if not files:
         raise ValueError(f"{root} holds no sessions: expected files such as cat.json")
-    return DragSet(entries, read_session, select=select, limit=limit)
+    entries = sorted((name.removesuffix(".json"), path) for name, path in files.items())
+    return DragSet(dict(entries), read_session, select=select, limit=limit)
 
 
 def world(
