@@ -281,6 +281,50 @@ class StableDiffusion:
     def _keep_features(self, module: object, args: object, output: Tensor) -> None:
         self._features = output
 
+    @torch.no_grad()
+    def bottleneck(
+        self, z: Float[Tensor, "b c lh lw"], t: int, text: Tensor
+    ) -> Float[Tensor, "b s sh sw"]:
+        """s_t, the output of the UNet's middle block, in z's precision."""
+        kept: list[Tensor] = []
+        with self._hooked_bottleneck(lambda module, args, output: kept.append(output)):
+            self._forward(z, t, text)
+        return kept[0].to(z.dtype)
+
+    @contextmanager
+    def replaced_bottleneck(
+        self, s: Float[Tensor, "b s sh sw"], latents: slice = slice(None)
+    ) -> Iterator[None]:
+        """While active, s stands in for what the middle block makes of the chosen latents.
+
+        Gradients reach s. Passes are not replayed as graphs.
+        """
+        given = scale_gradient(s, 1 / self._gradient_scale).to(self.dtype)
+
+        def replace(module: object, args: object, output: Tensor) -> Tensor:
+            replaced = output.clone()
+            replaced[latents] = given
+            return replaced
+
+        with self._hooked_bottleneck(replace):
+            yield
+
+    @contextmanager
+    def _hooked_bottleneck(self, hook: Callable[..., Tensor | None]) -> Iterator[None]:
+        """Call a hook on the middle block, in passes that neither replay nor compile it away."""
+        if self.engine.compile:
+            raise ValueError(
+                "the UNet's bottleneck cannot be reached in a compiled pass: "
+                "take engine.compile=false"
+            )
+        graphs, self._graphs = self._graphs, None
+        handle = self.unet.mid_block.register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._graphs = graphs
+
 
 def checkpointed(module: torch.nn.Module, *args: object) -> object:
     """Run a block and forget what is in it until its backward; it draws no random numbers."""
