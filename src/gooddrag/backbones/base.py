@@ -79,8 +79,7 @@ class Backbone(Protocol):
     ) -> tuple[Tensor, ...]:
         """function(*inputs), of tensors alone, which `name` tells from others.
 
-        A device may record it once and replay it. What it gives is valid until the next call, and
-        its backward has to come before that.
+        A device may record it once and replay it: its backward has to come before the next call.
         """
         ...
 

@@ -62,9 +62,10 @@ class GraphedPasses:
             while len(self._graphs) >= self.limit:
                 self._graphs.popitem(last=False)
             places = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in inputs)
+            warm_up(function, (*places, *weights))
             clear_workspaces()
             recorded: Any = torch.cuda.make_graphed_callables(
-                function, (*places, *weights), num_warmup_iters=1, pool=self._pool
+                function, (*places, *weights), num_warmup_iters=0, pool=self._pool
             )
             self._graphs[key] = recorded
             clear_workspaces()
@@ -73,10 +74,22 @@ class GraphedPasses:
         return self._graphs[key](*inputs, *weights)
 
 
-def clear_workspaces() -> None:
-    """Let cuBLAS take its scratch memory anew.
+def warm_up(function: Pass, inputs: Sequence[Tensor]) -> None:
+    """Run forward and backward once: what libraries load and plan then cannot be recorded."""
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):  # the present one would stay tied to the gradients
+        outputs = [y for y in function(*inputs) if y.requires_grad]
+        if outputs:
+            leaves = [x for x in inputs if x.requires_grad]
+            torch.autograd.grad(outputs, leaves, [torch.ones_like(y) for y in outputs])
+    torch.cuda.synchronize()
 
-    It takes it once for each stream and keeps it: a graph recorded later, of another model, would
-    go on using memory of a pool that is not its own, which may be gone by the time of its replay.
+
+def clear_workspaces() -> None:
+    """Let cuBLAS take its scratch memory anew, within the graph that is recorded next.
+
+    It takes some for each stream and keeps it. Taken while warming up, or for a graph of another
+    model, it may be gone by the time of a replay; streams are handed out in turns, so that a
+    recording may well be on one that something has run on before.
     """
     torch._C._cuda_clearCublasWorkspaces()

@@ -198,7 +198,7 @@ class StableDiffusion:
         """
         if self._other_graphs is None:
             return function(*inputs)
-        return self._other_graphs(name, function, inputs)
+        return tuple(x.clone() for x in self._other_graphs(name, function, inputs))
 
     @contextmanager
     def mutual_attention(self, samples: Bool[Tensor, " n"], start_layer: int) -> Iterator[None]:
