@@ -1,4 +1,4 @@
-"""Reading the official code's traces, and running the same edit through `method=gooddrag`."""
+"""Reading the official codes' traces, and running the same edit through `method=gooddrag`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ from gooddrag.events import EditCallback
 from gooddrag.methods.latent_drag import LatentDrag
 
 PARITY = Path(__file__).parents[3] / "shared" / "parity"
+PEERS = PARITY.with_name("parity_peers")
 
 needs_traces = pytest.mark.skipif(
     not PARITY.is_dir(),
     reason=f"the official code's traces are not at {PARITY}",
+)
+needs_peers = pytest.mark.skipif(
+    not (PARITY.is_dir() and PEERS.is_dir()),
+    reason=f"the traces of DragDiffusion's and SDE-Drag's code are not at {PARITY} and {PEERS}",
 )
 
 
@@ -61,9 +66,20 @@ class Trace:
 
 @cache
 def trace(name: str) -> Trace:
-    with np.load(PARITY / f"{name}.npz") as file:
-        arrays = dict(file)
-    return Trace(name, arrays, json.loads((PARITY / f"{name}.json").read_text()))
+    return Trace(name, arrays_of(PARITY, name), json.loads((PARITY / f"{name}.json").read_text()))
+
+
+@cache
+def peer(name: str) -> Trace:
+    """A recording of another method's code, made of the sample of "cat_nolora"."""
+    sample = {key: trace("cat_nolora").arrays[key] for key in ("in_image", "in_mask", "in_points")}
+    info = json.loads((PEERS / f"{name}.json").read_text())
+    return Trace(name, sample | arrays_of(PEERS, name), info)
+
+
+def arrays_of(folder: Path, name: str) -> dict[str, np.ndarray]:
+    with np.load(folder / f"{name}.npz") as file:
+        return dict(file)
 
 
 def overrides_of(settings: dict[str, Any]) -> list[str]:
@@ -88,21 +104,24 @@ def overrides_of(settings: dict[str, Any]) -> list[str]:
 def method(name: str, dtype: str) -> LatentDrag:
     """`method=gooddrag` on the traces' pipeline, with the trace's settings."""
     lora = trace(name).info.get("lora")
-    adapt = ["adapt=file", f"adapt.path={PARITY / 'cat_lora_lora'}"] if lora else ["adapt=none"]
     made = load_method(
-        "gooddrag",
-        [
-            "backbone=folder",
-            f"backbone.path={PARITY / 'tiny_sd'}",
-            f"backbone.dtype={dtype}",
-            "backbone.device=cpu",
-            *adapt,
-            *overrides_of(trace(name).info["settings"]),
-        ],
+        "gooddrag", [*pipeline(dtype, lora), *overrides_of(trace(name).info["settings"])]
     )
     assert isinstance(made, LatentDrag)
     assert bool(lora) != isinstance(made.adapt, NoAdapter)
     return made
+
+
+def pipeline(dtype: str, lora: object) -> list[str]:
+    """The traces' model as overrides, with the LoRA that they used or none."""
+    adapt = ["adapt=file", f"adapt.path={PARITY / 'cat_lora_lora'}"] if lora else ["adapt=none"]
+    return [
+        "backbone=folder",
+        f"backbone.path={PARITY / 'tiny_sd'}",
+        f"backbone.dtype={dtype}",
+        "backbone.device=cpu",
+        *adapt,
+    ]
 
 
 class Recorder(EditCallback):
