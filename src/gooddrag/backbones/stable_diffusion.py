@@ -101,6 +101,8 @@ class StableDiffusion:
         self.low_memory = False
         if low_memory:
             self.save_memory()
+        if self.engine.graphs and not self.engine.compile:
+            self._load_libraries()
 
     def save_memory(self) -> None:
         """Trade time for memory: checkpointed gradients, a tiled VAE."""
@@ -113,6 +115,17 @@ class StableDiffusion:
             torch.cuda.empty_cache()
         self.unet.enable_gradient_checkpointing(checkpointed)
         self.vae.enable_tiling()
+
+    def _load_libraries(self) -> None:
+        """Let the device's libraries read their kernels from disk now and not in the first edit."""
+        picture = torch.zeros(1, 3, 64, 64)
+        z = self.encode(picture)[0]
+        self.decode(z)
+        leaf = z.to(self.dtype).requires_grad_()
+        text = self.embed([""])
+        with torch.enable_grad():
+            output, features = self._unet_pass(leaf, self._timesteps[0], text)
+        torch.autograd.grad(output.sum() + features.sum(), leaf)
 
     def fingerprint(self) -> str:
         """A checksum of the weights that a LoRA is trained against.
