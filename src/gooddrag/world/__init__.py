@@ -7,8 +7,10 @@ from gooddrag.world.scene import (
     WorldEdit,
     caption,
     edit_name,
+    material_points,
     render_edit,
     render_pictures,
+    render_scenes,
 )
 
 __all__ = [
@@ -18,6 +20,8 @@ __all__ = [
     "WorldEdit",
     "caption",
     "edit_name",
+    "material_points",
     "render_edit",
     "render_pictures",
+    "render_scenes",
 ]

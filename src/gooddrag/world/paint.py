@@ -13,6 +13,9 @@ from gooddrag.world.sdf import Frame, Number, rotate
 Shape = Callable[[Tensor, Tensor], Tensor]
 Colour = Tensor | str
 Ball = tuple[Number, Number, Number, Number]
+Window = tuple[slice, slice]
+
+WHOLE: Window = (slice(None), slice(None))
 
 # Shadows are tinted violet and lights cream: grey ones make an illustration look dirty.
 _SHADOW_TINT = (0.50, 0.44, 0.66)
@@ -74,19 +77,22 @@ class Canvas:
         light: Unit direction towards the light, two tensors [B, 1, 1, 1].
     """
 
-    def __init__(self, size: int, light: Tensor) -> None:
+    def __init__(self, size: int, light: Tensor, window: Window = WHOLE) -> None:
         """Starts white pictures.
 
         Args:
             size: Width and height in pixels.
             light: [B, 1, 1, 1] in [-1, 1]: -1 lights from the left, 1 from the right.
+            window: The rows and columns that are painted; the rest is left out.
         """
         centres = (torch.arange(size, device=light.device, dtype=torch.float32) + 0.5) / size
-        self.x, self.y = centres.view(1, 1, 1, size), centres.view(1, 1, size, 1)
+        rows, columns = (centres[part] for part in window)
+        self.x, self.y = columns.view(1, 1, 1, -1), rows.view(1, 1, -1, 1)
         self.pixel = 1.0 / size
         light_x = 0.72 * light
         self.light = (light_x, -torch.sqrt(1 - light_x * light_x))
-        self.picture = torch.ones(light.shape[0], 3, size, size, device=light.device)
+        shape = (light.shape[0], 3, len(rows), len(columns))
+        self.picture = torch.ones(shape, device=light.device)
 
     def over(self, colour: Colour, cover: Tensor) -> None:
         """Lays `colour` over the pictures with opacity `cover` [B or 1, 1, size, size]."""

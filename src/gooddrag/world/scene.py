@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from gooddrag.world.families import REGISTRY
 from gooddrag.world.family import TASKS, Draw, Edit, Family, Parameters
-from gooddrag.world.paint import Canvas
+from gooddrag.world.paint import WHOLE, Canvas, Window
 
 SPLITS = ("train", "validation", "test")
 FAMILIES: tuple[str, ...] = tuple(family.name for family in REGISTRY)
@@ -38,6 +38,7 @@ class WorldEdit:
         mask: [1, H, W], 1 where the picture may change, else 0.
         handles: [n, 2] integer-valued (x, y) in pixels: where material points are.
         targets: [n, 2] integer-valued (x, y) in pixels: where they truly end; equal for pins.
+        points: Names of these material points, for `material_points`.
         task: One of TASKS.
         family: One of FAMILIES.
         caption: A sentence about the picture.
@@ -51,6 +52,7 @@ class WorldEdit:
     mask: Tensor
     handles: Tensor
     targets: Tensor
+    points: tuple[str, ...]
     task: str
     family: str
     caption: str
@@ -61,7 +63,35 @@ class WorldEdit:
 
 def caption(family: str) -> str:
     """Returns the caption of a family by name."""
-    return REGISTRY[FAMILIES.index(family)].caption
+    return _family(family).caption
+
+
+def _family(name: str) -> Family:
+    return REGISTRY[FAMILIES.index(name)]
+
+
+@torch.no_grad()
+def render_scenes(
+    family: str, parameters: Parameters, size: int = 256, window: Window = WHOLE
+) -> Tensor:
+    """Renders scenes of a family from parameters of one's own.
+
+    Args:
+        family: One of FAMILIES.
+        parameters: All parameters of the family, each [B].
+        size: Width and height of the whole picture in pixels.
+        window: The rows and columns that are wanted of it.
+
+    Returns:
+        Pictures [B, 3, rows, columns] in [0, 1], on the parameters' device.
+    """
+    return _paint(_family(family), parameters, size, parameters["light"].device, window)
+
+
+def material_points(family: str, parameters: Parameters, names: Sequence[str]) -> Tensor:
+    """Returns where named material points lie, [B, n, 2], (x, y) in picture widths."""
+    points = _family(family).points(parameters)
+    return torch.stack([torch.stack(points[name], dim=-1) for name in names], dim=1)
 
 
 def uniform_numbers(split: str, seed: int, index: int) -> Tensor:
@@ -112,10 +142,16 @@ def _scenes(family: Family, uniform: Tensor, edit_numbers: Tensor) -> tuple[Para
     return before, after
 
 
-def _paint(family: Family, parameters: Parameters, size: int, device: torch.device) -> Tensor:
+def _paint(
+    family: Family,
+    parameters: Parameters,
+    size: int,
+    device: torch.device,
+    window: Window = WHOLE,
+) -> Tensor:
     """Paints scenes with parameters [B]; returns pictures [B, 3, size, size] in [0, 1]."""
     columns = {key: value.to(device).view(-1, 1, 1, 1) for key, value in parameters.items()}
-    canvas = Canvas(size, columns["light"])
+    canvas = Canvas(size, columns["light"], window)
     family.paint(columns, canvas)
     return canvas.picture.clamp(0, 1)
 
@@ -191,6 +227,7 @@ def render_edit(
         mask=mask,
         handles=handles.to(device),
         targets=targets.to(device),
+        points=family.edits[number].handles + family.edits[number].pins,
         task=family.edits[number].task,
         family=family.name,
         caption=family.caption,

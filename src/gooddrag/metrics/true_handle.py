@@ -1,0 +1,385 @@
+"""The true handle error: where in the edited picture is the material that was dragged?
+
+By analysis through synthesis, without features. DragWorld renders its scenes from parameters, and
+an edit is a step of some of them, so the edited picture is compared with renderings of the scene
+along that step, a little beyond it and a little beside it. The parameters that fit best say where
+each handle is, to a fraction of a pixel, and its distance from where the truth has it is the error.
+
+Where it applies: to every family and task of DragWorld, for the handles that move, as long as what
+was dragged still looks like itself and lies within `reach` of its way. Colours, noise, blur and
+compression matter little. What it cannot see: a handle that vanished or was smeared, which `found`
+tells; a bend of the object that its parameters do not know, of which the nearest fit is taken; and
+which of two copies is meant, of which the better and otherwise the larger one counts. A thing that
+should vanish is at its target when it has, since its handle ends where the thing shrank to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from gooddrag.metrics.base import SampleMean, check_sizes
+from gooddrag.world import WorldEdit, material_points, render_scenes
+
+_PROBE = 1e-3  # step of a parameter to see whether handles follow it
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneFit:
+    """How a scene is fitted; lengths are in picture widths.
+
+    Attributes:
+        coarse, fine: sides of the pictures in which is searched and then refined, pixels.
+        spacing: of the places on the way that the search starts from, as handles move.
+        beyond: how far it goes on before the start and behind the end, as part of the way.
+        reach: how far off the way handles may be, along each free parameter.
+        tube: width (sigma) of the window along the handles' way in which pictures are compared.
+        leverage: a parameter that the edit leaves alone is free if it moves a handle by at least
+            this much for each unit.
+        stiffness: what a squared offset from the way costs, against the mean difference.
+        tolerance: differences up to it count squared, larger ones as they are.
+        slopes: steps of the finite differences for the search, in its rounds and in the fine fit.
+        starts: places that are followed after the search.
+        rounds: of the starts, and of the fine fit.
+        likeness: from which on a handle counts as found.
+    """
+
+    coarse: int
+    fine: int
+    spacing: float
+    beyond: float
+    reach: float
+    tube: float
+    leverage: float
+    stiffness: float
+    tolerance: float
+    slopes: Sequence[float]
+    starts: int
+    rounds: Sequence[int]
+    likeness: float
+
+
+@dataclass(frozen=True)
+class TrueHandles:
+    """Where the handles are.
+
+    Attributes:
+        handles: of the handles that should move, (x, y) in pixels, a pixel's centre at its
+            half: exactly where the fitted scene has them.
+        error: their mean distance from where the truth has them, pixels.
+        distance: the same of the unedited scene, pixels.
+        way: how far along the way from source (0) to truth (1) they are.
+        residual: mean difference of picture and fitted scene in the window, of [0, 1].
+        likeness: whether the object is seen where the fit has it, as a correlation: of how the
+            picture, and how the fitted scene, differ from the scene with the object away.
+        found: whether the likeness suffices.
+    """
+
+    handles: Tensor
+    error: float
+    distance: float
+    way: float
+    residual: float
+    likeness: float
+    found: bool
+
+
+@dataclass(frozen=True)
+class Way:
+    """The scenes near an edit's way from source to truth, by their places.
+
+    A place, a row of 1 + m numbers in picture widths of the handles' movement, is how far along
+    the way it is, and its offsets by the m free parameters: those that move handles.
+
+    Attributes:
+        family: of the scene.
+        names: of the material points that should move.
+        start, end: parameters [1] of source and truth.
+        length: mean distance of the handles.
+        units: of the free parameters, what moves a handle by a picture width.
+        limits: of the first number.
+    """
+
+    family: str
+    names: tuple[str, ...]
+    start: dict[str, Tensor]
+    end: dict[str, Tensor]
+    length: float
+    units: dict[str, float]
+    limits: tuple[float, float]
+
+    @classmethod
+    def of(cls, world: WorldEdit, fit: SceneFit, device: torch.device) -> Way:
+        """The way of one edit."""
+        moving = (world.handles != world.targets).any(dim=1).tolist()
+        names = tuple(name for name, moves in zip(world.points, moving, strict=True) if moves)
+        start, end = (
+            {name: torch.tensor([value], device=device) for name, value in parameters.items()}
+            for parameters in (world.parameters, world.edited_parameters)
+        )
+        changed = [name for name in start if not torch.equal(start[name], end[name])]
+        ends = [material_points(world.family, parameters, names) for parameters in (start, end)]
+        length = float((ends[0] - ends[1]).norm(dim=-1).mean())
+        # things that are being removed or created have no size beyond nothing
+        low = 0.0 if world.task == "creation" else -fit.beyond * length
+        high = length if world.task == "removal" else (1 + fit.beyond) * length
+        bare = cls(world.family, names, start, end, length, {}, (low, high))
+        # a single parameter that changes is the way itself
+        others = [name for name in start if name not in changed or len(changed) > 1]
+        moved = {name: bare.leverage(name) for name in others}
+        units = {name: 1 / much for name, much in moved.items() if much >= fit.leverage}
+        return cls(world.family, names, start, end, length, units, (low, high))
+
+    def parameters(self, places: Float[Tensor, "b k"]) -> dict[str, Tensor]:
+        """The scenes' parameters, each [b]."""
+        along = places[:, 0] / self.length
+        found = {
+            name: start + along * (self.end[name] - start) for name, start in self.start.items()
+        }
+        for number, (name, unit) in enumerate(self.units.items(), start=1):
+            found[name] = found[name] + places[:, number] * unit
+        return found
+
+    def points(self, places: Float[Tensor, "b k"]) -> Float[Tensor, "b n 2"]:
+        """Where the handles are, (x, y) in picture widths."""
+        return material_points(self.family, self.parameters(places), self.names)
+
+    def leverage(self, name: str) -> float:
+        """How far a parameter's unit moves a handle, at most, on the way; picture widths."""
+        base = self.parameters(self.places(torch.tensor([0.0, 0.5, 1.0]) * self.length))
+        probed = base | {name: base[name] + _PROBE}
+        before, after = (material_points(self.family, p, self.names) for p in (base, probed))
+        return float((after - before).norm(dim=-1).max()) / _PROBE
+
+    def places(self, along: Float[Tensor, " b"]) -> Float[Tensor, "b k"]:
+        """Places on the way itself."""
+        zeros = along.new_zeros(len(along), len(self.units))
+        return torch.cat((along[:, None], zeros), dim=1).to(self.start["light"].device)
+
+    def confine(self, places: Tensor, reach: float) -> Tensor:
+        """Bring places back to where is searched."""
+        along = places[..., :1].clamp(*self.limits)
+        return torch.cat((along, places[..., 1:].clamp(-reach, reach)), dim=-1)
+
+
+@dataclass(frozen=True)
+class View:
+    """A window of pictures of one size, and how its pixels count.
+
+    Attributes:
+        way: whose scenes are rendered.
+        size: side of the whole picture, pixels.
+        window: rows and columns.
+        weight: of each pixel of each channel, [3, rows, columns]; sums to 1.
+        centres: (y, x) of the window's rows and columns in picture widths.
+        smooth: whether pictures are blurred a little, so that edges are seen from farther away.
+    """
+
+    way: Way
+    size: int
+    window: tuple[slice, slice]
+    weight: Tensor
+    centres: tuple[Tensor, Tensor]
+    smooth: bool
+
+    @classmethod
+    def of(
+        cls, way: Way, mask: Float[Tensor, "1 h w"], size: int, tube: float, smooth: bool
+    ) -> View:
+        """The window in which the mask and a tube along the handles' way count."""
+        line = way.points(way.places(torch.linspace(0, way.length, 9))).flatten(0, 1)
+        centres = (torch.arange(size, device=mask.device) + 0.5) / size
+        weight = _near(line, (centres, centres), tube) * _shrink(mask, size)[0]
+        counts = weight > 0.05 * weight.max()
+        rows, columns = (_span(counts.any(dim=axis)) for axis in (1, 0))
+        part = weight[rows, columns].expand(3, -1, -1)
+        middle = (centres[rows], centres[columns])
+        return cls(way, size, (rows, columns), part / part.sum(), middle, smooth)
+
+    def cut(self, picture: Float[Tensor, "3 h w"]) -> Tensor:
+        """The window of a picture, [3, rows, columns]."""
+        return self._soften(_shrink(picture, self.size)[(..., *self.window)][None])[0]
+
+    def render(self, places: Float[Tensor, "b k"]) -> Tensor:
+        """The window of scenes, [b, 3, rows, columns]."""
+        parameters = self.way.parameters(places)
+        # far from its way a scene may have no picture
+        scenes = render_scenes(self.way.family, parameters, self.size, self.window).nan_to_num()
+        return self._soften(scenes)
+
+    def slopes(self, places: Float[Tensor, "b k"], step: float) -> tuple[Tensor, Tensor]:
+        """Scenes, and their changes with each of the k numbers by central differences.
+
+        Returns:
+            [b, 3, rows, columns] and [b, k, 3, rows, columns].
+        """
+        count, numbers = places.shape
+        steps = step * torch.eye(numbers, device=places.device)
+        around = torch.cat((places[:, None] + steps, places[:, None] - steps), dim=1)
+        around = torch.cat((around[..., :1].clamp(*self.way.limits), around[..., 1:]), dim=-1)
+        every = torch.cat((places[:, None], around), dim=1)
+        scenes = self.render(every.flatten(0, 1)).unflatten(0, (count, -1))
+        ahead, behind = around.chunk(2, dim=1)
+        width = (ahead - behind).diagonal(dim1=1, dim2=2)[..., None, None, None]
+        return scenes[:, 0], (scenes[:, 1 : 1 + numbers] - scenes[:, 1 + numbers :]) / width
+
+    def _soften(self, pictures: Tensor) -> Tensor:
+        if not self.smooth:
+            return pictures
+        wide = functional.pad(pictures, (1, 1, 1, 1), mode="replicate")
+        return functional.avg_pool2d(wide, 3, stride=1)
+
+
+class Search:
+    """Finds the handles of one edit of DragWorld in any number of edited pictures.
+
+    What does not depend on the picture is rendered once.
+    """
+
+    def __init__(self, world: WorldEdit, fit: SceneFit, device: torch.device) -> None:
+        self.fit, self.size = fit, world.source.shape[-1]
+        self.way = Way.of(world, fit, device)
+        mask = world.mask.to(device)
+        self.coarse = View.of(self.way, mask, fit.coarse, fit.tube, smooth=True)
+        self.fine = View.of(self.way, mask, fit.fine, fit.tube, smooth=False)
+        low, high = self.way.limits
+        count = ceil((high - low) / fit.spacing) + 1
+        self.places = self.way.places(torch.linspace(low, high, count))
+        self.scenes, self.slopes = self.coarse.slopes(self.places, fit.slopes[0])
+        self.mask = _shrink(mask, fit.coarse)[0][self.coarse.window]
+
+    @torch.no_grad()
+    def __call__(self, picture: Float[Tensor, "3 h w"]) -> TrueHandles:
+        """Where the handles are in a picture, RGB in [0, 1]."""
+        fit, small = self.fit, self.coarse.cut(picture)
+        places, cost = self._step(self.coarse, self.places, self.scenes, self.slopes, small)
+        places = places[cost.argsort()[: fit.starts]]
+        for _ in range(fit.rounds[0]):
+            around = self.coarse.slopes(places, fit.slopes[1])
+            places, _ = self._step(self.coarse, places, *around, small)
+        cost = self._cost(self.coarse, self.coarse.render(places) - small, places)
+        place, residual = self._refine(places[cost.argmin()][None], picture)
+        return self._report(place, residual, small)
+
+    def _refine(self, place: Tensor, picture: Tensor) -> tuple[Tensor, float]:
+        """The fine fit from one place on: the best place seen, and its mean difference."""
+        large, seen = self.fine.cut(picture), [place]
+        for _ in range(self.fit.rounds[1]):
+            around = self.fine.slopes(seen[-1], self.fit.slopes[2])
+            seen.append(self._step(self.fine, seen[-1], *around, large)[0])
+        places = torch.cat(seen)
+        difference = self.fine.render(places) - large
+        best = self._cost(self.fine, difference, places).argmin()
+        return places[best][None], float((difference[best].abs() * self.fine.weight).sum())
+
+    def _step(
+        self, view: View, places: Tensor, scenes: Tensor, slopes: Tensor, picture: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """A Gauss-Newton step from each place, reweighted for the loss, and its expected cost."""
+        stiff = torch.full(places.shape[1:], 2 * self.fit.stiffness, device=places.device)
+        stiff[0] = _PROBE * self.fit.stiffness  # along the way nothing holds it back
+        offsets = torch.cat((torch.zeros_like(places[:, :1]), places[:, 1:]), dim=1)
+        difference, flat = scenes - picture, slopes.flatten(2)
+        move = torch.zeros_like(places)
+        for _ in range(3):
+            now = difference + torch.einsum("bk,bkcyx->bcyx", move, slopes)
+            weight = (view.weight / (now.square() + self.fit.tolerance**2).sqrt()).flatten(1)
+            normal = torch.einsum("bki,bi,bli->bkl", flat, weight, flat) + stiff.diag()
+            slope = torch.einsum("bki,bi,bi->bk", flat, weight, difference.flatten(1))
+            move = torch.linalg.solve(normal, -slope - stiff * offsets)
+            move = self.way.confine(places + move, self.fit.reach) - places
+        now = difference + torch.einsum("bk,bkcyx->bcyx", move, slopes)
+        return places + move, self._cost(view, now, places + move)
+
+    def _cost(self, view: View, difference: Tensor, places: Tensor) -> Tensor:
+        """Weighted mean of the difference, squared where small, and what the offsets cost, [b]."""
+        small = self.fit.tolerance
+        size = (difference.square() + small**2).sqrt() - small
+        offsets = places[:, 1:].square().sum(dim=1)
+        return (size * view.weight).flatten(1).sum(dim=1) + self.fit.stiffness * offsets
+
+    def _report(self, place: Tensor, residual: float, small: Tensor) -> TrueHandles:
+        way, points = self.way, self.way.points(place)[0]
+        ends = way.points(way.places(torch.tensor([0.0, way.length])))
+        apart = (way.points(self.places) - points).norm(dim=-1).mean(dim=1)
+        away = self.scenes[apart.argmax()]
+        window = _near(points, self.coarse.centres, self.fit.tube) * self.mask
+        likeness = _correlation(small - away, self.coarse.render(place)[0] - away, window)
+        return TrueHandles(
+            handles=points * self.size,
+            error=float((points - ends[1]).norm(dim=-1).mean()) * self.size,
+            distance=float((ends[0] - ends[1]).norm(dim=-1).mean()) * self.size,
+            way=float(place[0, 0]) / way.length,
+            residual=residual,
+            likeness=likeness,
+            found=likeness >= self.fit.likeness,
+        )
+
+
+def _shrink(picture: Float[Tensor, "c h w"], size: int) -> Tensor:
+    return functional.interpolate(picture[None], (size, size), mode="area")[0]
+
+
+def _near(points: Float[Tensor, "n 2"], centres: tuple[Tensor, Tensor], width: float) -> Tensor:
+    """How near each pixel is to the nearest point, a Gaussian of its distance."""
+    y, x = centres[0][:, None, None], centres[1][None, :, None]
+    square = (x - points[:, 0]).square() + (y - points[:, 1]).square()
+    return torch.exp(-square.amin(dim=-1) / (2 * width**2))
+
+
+def _span(counts: Tensor) -> slice:
+    where = counts.nonzero()[:, 0]
+    return slice(int(where[0]), int(where[-1]) + 1)
+
+
+def _correlation(one: Tensor, other: Tensor, weight: Float[Tensor, "rows columns"]) -> float:
+    """Of two pictures, each channel without its mean; 0 where one of them is constant."""
+    weight = weight / weight.sum()
+    one, other = (p - (p * weight).sum(dim=(1, 2), keepdim=True) for p in (one, other))
+    product, *squares = (
+        (a * b * weight).sum() for a, b in ((one, other), (one, one), (other,) * 2)
+    )
+    return float(product / (squares[0] * squares[1]).sqrt().clamp(min=1e-8))
+
+
+class TrueHandle(SampleMean):
+    """Means of `true_handle_error` (pixels), `_found`, `_residual` and `_likeness` over edits.
+
+    A handle that was not found counts with the distance that it had in the unedited picture, so
+    that destroying the object does not pay. Always show `true_handle_found` beside the error.
+
+    Args:
+        fit: how the scene is fitted.
+    """
+
+    def __init__(self, *, fit: SceneFit) -> None:
+        kinds = ("error", "found", "residual", "likeness")
+        super().__init__([f"true_handle_{kind}" for kind in kinds])
+        self.fit = fit
+        self._last: tuple[str, Callable[[Tensor], TrueHandles]] | None = None
+
+    def update(self, edited: Tensor, world: WorldEdit) -> None:
+        """Count one edit.
+
+        Args:
+            edited: RGB in [0, 1], of the size that the world was rendered in.
+            world: the edit as DragWorld knows it; edits of one world in a row go faster.
+        """
+        check_sizes(world.source, edited)
+        key = f"{world.name} {tuple(edited.shape)} {edited.device}"
+        if self._last is None or self._last[0] != key:
+            self._last = (key, Search(world, self.fit, edited.device))
+        found = self._last[1](edited)
+        numbers = {
+            "error": found.error if found.found else found.distance,
+            "found": found.found,
+            "residual": found.residual,
+            "likeness": found.likeness,
+        }
+        self.add({f"true_handle_{kind}": number for kind, number in numbers.items()})
