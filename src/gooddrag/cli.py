@@ -71,6 +71,7 @@ def run_command(command: str, arguments: Sequence[str]) -> list[int]:
     """
     quiet_libraries()
     root, task, _ = COMMANDS[command]
+    arguments = _with_folders(arguments) if command == "report" else arguments
     failures: list[int] = []
 
     def job(cfg: DictConfig) -> None:
@@ -113,6 +114,14 @@ def _explained() -> Iterator[list[int]]:
         if line is None or os.environ.get("GOODDRAG_DEBUG"):
             raise
         statuses.append(_fail(line))
+
+
+def _with_folders(arguments: Sequence[str]) -> list[str]:
+    """`gooddrag report DIR...` is gooddrag report results=[DIR,...]."""
+    folders = [word for word in arguments if not ("=" in word or word.startswith("-"))]
+    quoted = ",".join("'" + word.replace("'", "\\'") + "'" for word in folders)
+    rest = [word for word in arguments if word not in folders]
+    return [*rest, f"results=[{quoted}]"] if folders else rest
 
 
 def _fail(message: str) -> int:

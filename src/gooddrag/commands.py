@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from gooddrag.api import edit
 from gooddrag.composition import each_option, instantiate, plain
 from gooddrag.manual import card, table
-from gooddrag.request import callbacks_of, output_of, sample_of, text_of
+from gooddrag.request import (
+    benchmark_of,
+    callbacks_of,
+    output_of,
+    paths_of,
+    restartable,
+    sample_of,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from gooddrag.composition import DictConfig
@@ -115,6 +123,36 @@ def run_data(cfg: DictConfig) -> None:
             _check(instantiate(cfg.data), settings["about"])
 
 
+def run_bench(cfg: DictConfig) -> None:
+    """gooddrag bench."""
+    _benchmark(cfg, Path(text_of(cfg, "output") or "outputs/bench"))
+
+
+def run_score(cfg: DictConfig) -> None:
+    """gooddrag score: a benchmark whose method reads files."""
+    from gooddrag.bench.records import DONE
+    from gooddrag.bench.results import Results
+
+    if "data" not in cfg:
+        raise ValueError("which data are these results of? Give data=NAME (see gooddrag data)")
+    folder = Path(text_of(cfg, "results") or "")
+    cfg.label = cfg.label or folder.resolve().name
+    results: Results = instantiate(cfg.editor)
+    rows = _benchmark(cfg, Path(text_of(cfg, "output") or "outputs/score"))
+    absent = [row["name"] for row in rows if row["status"] != DONE]
+    strangers = results.strangers([row["name"] for row in rows])
+    if absent:
+        print(f"without a score: {len(absent)} of {len(rows)} samples: {', '.join(absent)}")
+    if strangers:
+        print(f"belong to no sample: {len(strangers)} files or folders: {', '.join(strangers)}")
+
+
+def run_report(cfg: DictConfig) -> None:
+    """gooddrag report."""
+    folders = paths_of(cfg, "results")
+    _report(cfg, folders, Path(text_of(cfg, "output") or folders[0] / "report"))
+
+
 def run_pretrain(cfg: DictConfig) -> None:
     """gooddrag pretrain."""
     instantiate(cfg)
@@ -125,8 +163,49 @@ COMMANDS: dict[str, tuple[str, Callable[[DictConfig], None], str]] = {
     "adapt": ("adapt_only", run_adapt, "train a picture's LoRA and keep it"),
     "world": ("world", run_world, "render DragWorld samples with their true results"),
     "data": ("datasets", run_data, "say where data sets come from; check or convert a copy of one"),
+    "bench": ("bench", run_bench, "run a method on a data set: records, pictures, a report"),
+    "score": ("score", run_score, "score anybody's folder of results, with the same report"),
+    "report": ("report", run_report, "tables and a page of what bench and score have left"),
     "pretrain": ("pretrain", run_pretrain, "train the built-in model"),
 }
+
+
+def _benchmark(cfg: DictConfig, output: Path) -> list[dict[str, Any]]:
+    """Run a method on a data set; of several processes, the first one reports.
+
+    Returns:
+        The rows of the run's records.
+
+    Raises:
+        ValueError: no sample was edited.
+    """
+    from gooddrag.bench.records import DONE, rows_of
+    from gooddrag.bench.runner import run_benchmark
+
+    trainer, benchmark = benchmark_of(cfg, output)
+    _say_what_loads(cfg)
+    with restartable(output):
+        run_benchmark(trainer, benchmark)
+    run = benchmark.run
+    rows = rows_of(run.folder, run.names)
+    if not trainer.is_global_zero:
+        return rows
+    ok = [row for row in rows if row["status"] == DONE]
+    print(f"{run.label}: {len(ok)} of {len(rows)} samples done, records in {run.folder}/")
+    if cfg.report:
+        _report(cfg, [output], output / "report")
+    if not ok:
+        reason = rows[0].get("error") or rows[0]["status"]
+        raise ValueError(f"no sample is done; the first, {rows[0]['name']}: {reason}")
+    return rows
+
+
+def _report(cfg: DictConfig, folders: list[Path], output: Path) -> None:
+    from gooddrag.bench.report import write_report
+    from gooddrag.bench.tables import Settings
+
+    write_report(folders, output, Settings(**plain(cfg)["tables"]))
+    print(f"report: {output / 'report.html'} (and .md, .csv)")
 
 
 def _check(samples: DragSet, about: dict[str, Any]) -> None:

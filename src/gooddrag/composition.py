@@ -77,6 +77,14 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return content
 
 
+def plain_with(cfg: DictConfig, **changes: Any) -> dict[str, Any]:
+    """The resolved configuration as it would be with other values at its top."""
+    from omegaconf import OmegaConf
+
+    other = OmegaConf.merge(cfg, changes)
+    return plain(other)  # type: ignore[arg-type]
+
+
 def unresolved(cfg: DictConfig) -> dict[str, Any]:
     """The same where a setting that refers to another is left as text."""
     from omegaconf import OmegaConf
@@ -115,8 +123,15 @@ def run_jobs(
     """Let Hydra compose a root of conf/ and call the job, once or for each job of a sweep."""
     import hydra
 
-    entry = hydra.main(version_base="1.3", config_path="pkg://gooddrag.conf", config_name=root)(job)
     before = sys.argv
+
+    def alone(cfg: DictConfig) -> None:
+        """What Lightning starts again for each further device is this job, not the whole sweep."""
+        sys.argv = [before[0], program.partition(" ")[2], *overrides_of_job()]
+        job(cfg)
+
+    main = hydra.main(version_base="1.3", config_path="pkg://gooddrag.conf", config_name=root)
+    entry = main(alone)
     with tempfile.TemporaryDirectory() as scratch:
         sweeping = any(word in SWEEP for word in arguments)
         extra = [f"hydra.sweep.dir='{scratch}'"] if sweeping else []  # for its multirun.yaml
@@ -153,6 +168,20 @@ def job_of_sweep() -> str:
     config = HydraConfig.get()
     sweeping = config.mode is not None and config.mode.name == "MULTIRUN"
     return str(config.job.num) if sweeping else ""
+
+
+def overrides_of_job() -> list[str]:
+    """Within a job of Hydra's: what the command line, or the sweep, has set for it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task)
+
+
+def choice_of(group: str) -> str:
+    """Within a job of Hydra's: the option that a group has."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return str(HydraConfig.get().runtime.choices[group])
 
 
 def explain(error: BaseException) -> str | None:

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gooddrag.composition import instantiate, job_of_sweep, plain
+from gooddrag.composition import (
+    choice_of,
+    instantiate,
+    job_of_sweep,
+    overrides_of_job,
+    plain,
+    plain_with,
+)
 
 if TYPE_CHECKING:
+    import torch
+    from lightning import Trainer
+
+    from gooddrag.bench.runner import Benchmark
     from gooddrag.composition import DictConfig
     from gooddrag.events import EditCallback
     from gooddrag.types import DragSample
+
+
+# Overrides that say what else a benchmark does than how its method edits.
+NOT_THE_METHOD = (
+    *("method", "data", "metrics", "trainer", "tables", "logger", "seed", "batch", "label", "code"),
+    *("output", "existing", "retry_failed", "report", "cache", "results", "backbone.device"),
+)
+GROUPS_APART = ("data.", "metrics.", "trainer.", "tables.", "logger.", "hydra.")
+# Settings of a data set that say which samples of it, not what they are.
+NOT_THE_DATA = ("data.root", "data.select", "data.limit", "data.start", "data.count")
 
 
 def callbacks_of(cfg: DictConfig) -> list[EditCallback]:
@@ -54,6 +79,88 @@ def sample_of(cfg: DictConfig, needs_points: bool = True) -> DragSample:
     return make_sample(image, points, mask, prompt="" if cfg.prompt is None else str(cfg.prompt))
 
 
+def benchmark_of(cfg: DictConfig, output: Path) -> tuple[Trainer, Benchmark]:
+    """The benchmark that the configuration describes, and the Trainer that runs it.
+
+    Args:
+        cfg: the configuration.
+        output: the folder that all runs go below.
+
+    Raises:
+        ValueError: settings that cannot work, or no such data.
+    """
+    from gooddrag.bench.progress import BenchmarkBar
+    from gooddrag.bench.records import Run, code_version
+    from gooddrag.bench.runner import Benchmark, Rules
+    from gooddrag.callbacks.output import prepare
+    from gooddrag.metrics.score import collection
+
+    def on(device: torch.device) -> DictConfig:
+        """The configuration of a process that has this device."""
+        if cfg.backbone.device == "auto":
+            cfg.backbone.device = str(device)
+        return cfg
+
+    rules = Rules(**{key: cfg[key] for key in ("batch", "existing", "retry_failed", "rounding")})
+    samples = instantiate(cfg.data)
+    settings = plain_with(cfg, seed=0)
+    run = Run(
+        output=output,
+        data=" ".join([choice_of("data"), *_changed_data()]),
+        method=cfg.method.name,
+        label=cfg.label or cfg.method.name,
+        changes=[] if cfg.label else _changed_method(),
+        config=settings["editor"] | {"rounding": rules.rounding},
+        seed=cfg.seed,
+        code=cfg.code or code_version(),
+        names=samples.names,
+    )
+    prepare(output, "resume")
+    benchmark = Benchmark(
+        samples,
+        run,
+        make_method=lambda device: instantiate(on(device).editor),
+        make_metrics=lambda device: collection(instantiate(on(device).metrics)),
+        metrics_config=settings["metrics"],
+        rules=rules,
+    )
+    for name in (
+        "lightning.pytorch",
+        "lightning.fabric",
+    ):  # devices found, processes, advertisements
+        logging.getLogger(name).setLevel(logging.ERROR)
+    listeners = [instantiate(node) for node in cfg.logger.values()]
+    started = [listener(config=plain(cfg)) for listener in listeners]
+    trainer: Trainer = instantiate(cfg.trainer, callbacks=[BenchmarkBar(), *started])
+    return trainer, benchmark
+
+
+@contextmanager
+def restartable(output: Path) -> Iterator[None]:
+    """What is started again for further devices writes into this folder, and leaves no trace here.
+
+    Lightning starts `sys.argv` again, with the variables that it sets for its processes.
+    """
+    words, variables = list(sys.argv), dict(os.environ)
+    sys.argv.append(f"output='{output.resolve()}'")
+    try:
+        yield
+    finally:
+        sys.argv = words
+        _leave_group()
+        os.environ.clear()
+        os.environ.update(variables)
+
+
+def paths_of(cfg: DictConfig, key: str) -> list[Path]:
+    """One path of the configuration, or a list of them."""
+    value = plain(cfg)[key]
+    values = value if isinstance(value, list) else [value]
+    if not values or "???" in values:
+        raise ValueError("which folders? Give gooddrag report DIR...")
+    return [Path(str(path)).expanduser() for path in values]
+
+
 def output_of(cfg: DictConfig, name: str) -> Path:
     """The folder of the results: as given (one below it for each job of a sweep), or a new one."""
     given = text_of(cfg, "output")
@@ -74,6 +181,34 @@ def text_of(cfg: DictConfig, key: str) -> str | None:
     if isinstance(value, (list, dict)):
         raise ValueError(f"{key} must be one path, found {value}")
     return None if value is None else os.path.expanduser(str(value))
+
+
+def _changed_method() -> list[str]:
+    """The overrides of the job that make its method another one."""
+    words = [(word.lstrip("+~").partition("=")[0], word) for word in overrides_of_job()]
+    return [
+        word
+        for key, word in words
+        if key not in NOT_THE_METHOD and not key.startswith(GROUPS_APART)
+    ]
+
+
+def _changed_data() -> list[str]:
+    """The overrides of the job that make its data set another one, say split=validation."""
+    words = [word.lstrip("+") for word in overrides_of_job()]
+    return [
+        word.removeprefix("data.")
+        for word in words
+        if word.startswith("data.") and word.partition("=")[0] not in NOT_THE_DATA
+    ]
+
+
+def _leave_group() -> None:
+    """The next job of a sweep forms a group of processes of its own."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @cache

@@ -168,7 +168,7 @@ class _Open:
                 write_png(self.folder / "partial.png", to_uint8(self.preview()))
 
     def finish(self, status: str) -> None:
-        self.record |= {"status": status, "finished": _now()}
+        self.record |= {"status": status, "finished": now()}
         self.save()
 
 
@@ -193,7 +193,7 @@ def start_record(sample: DragSample, config: Mapping[str, Any], seed: int | None
     """What is known of an edit before it begins."""
     return {
         "status": "running",
-        "started": _now(),
+        "started": now(),
         "finished": None,
         "name": sample.name,
         "prompt": sample.prompt,
@@ -245,5 +245,6 @@ def _device() -> str:
     return platform.processor() or platform.machine()
 
 
-def _now() -> str:
+def now() -> str:
+    """The time as records have it."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""The benchmark: methods on data sets, records on disk, reports."""

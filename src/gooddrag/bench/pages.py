@@ -1,0 +1,328 @@
+"""A report as Markdown and as one self-contained page: tables, what failed, the contact sheet."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gooddrag.bench.records import DONE
+from gooddrag.bench.sheet import Row, data_uri
+from gooddrag.bench.tables import (
+    ALL,
+    BASELINES,
+    COSTS,
+    Result,
+    Settings,
+    Summary,
+    labels_of,
+    numbers_of,
+)
+from gooddrag.metrics.statistics import Interval
+
+TITLES = {"seconds_total": "seconds", "gradient_steps": "gradient steps"}
+NONE = "-"
+SMALL = 1e-3  # below, numbers are written with an exponent
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A mean, the interval below it, and whether that says "better" or "worse"."""
+
+    text: str
+    below: str = ""
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; a folded one is opened by a click."""
+
+    title: str
+    note: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    folded: bool = False
+
+
+def tables(results: Sequence[Result], found: Sequence[Summary], settings: Settings) -> list[Table]:
+    """The tables of one data set: all samples, differences, then categories and tasks."""
+    numbers = numbers_of(results)
+    shown = [*settings.shown(numbers), *(cost for cost in COSTS if cost in numbers)]
+    whole = [summary for summary in found if summary.kind == ALL]
+    level = f"{100 * settings.level:g} %"
+    made = [
+        Table(
+            "All samples",
+            f"Means over samples, each sample's over its seeds first, with bootstrap intervals of "
+            f"{level} over samples. ↑ more is better, ↓ less is.",
+            _header(shown, settings),
+            [_means(summary, shown) for summary in whole],
+        )
+    ]
+    compared = [summary for summary in whole if summary.differences]
+    if compared:
+        note = (
+            f"Each method minus {settings.against}, over the samples that both have; bold where "
+            f"the interval of {level} leaves out 0 (from {settings.pairs} pairs on)."
+        )
+        header = ["method", "pairs", *_header(shown, settings)[3:]]
+        rows = [_differences(summary, shown, settings) for summary in compared]
+        made.append(Table(f"Paired differences from {settings.against}", note, header, rows))
+    groups = dict.fromkeys((summary.kind, summary.group) for summary in found)
+    for kind, group in [key for key in groups if key[0] != ALL]:
+        rows = [_means(s, shown) for s in found if (s.kind, s.group) == (kind, group)]
+        title = f"{kind.capitalize()}: {group}"
+        made.append(Table(title, "", _header(shown, settings), rows, folded=True))
+    rest = [number for number in numbers if number not in shown]
+    if rest:
+        rows = [_means(summary, rest) for summary in whole]
+        made.append(Table("Other metrics", "", _header(rest, settings), rows, folded=True))
+    return made
+
+
+def notes(results: Sequence[Result], settings: Settings) -> list[str]:
+    """What a reader has to know before the numbers."""
+    labels, said = labels_of(results), []
+    missing = [name for name in BASELINES if name not in labels]
+    if missing:
+        said.append(
+            f"{' and '.join(missing)} {'was' if len(missing) == 1 else 'were'} not run: without "
+            "the unedited picture's row, and that of copy and paste, which DAI takes for perfect, "
+            f"the numbers are hard to read. Run gooddrag bench -m method={','.join(missing)}."
+        )
+    if settings.against not in labels:
+        listed = ", ".join(labels)
+        said.append(
+            f"There is no {settings.against} to compare with: tables.against can be {listed}."
+        )
+    asked = {label: {r.name for r in results if r.label == label} for label in labels}
+    if any(names != asked[labels[0]] for names in asked.values()):
+        said.append(
+            "The methods were not run on the same samples: compare them by the paired differences."
+        )
+    bad = sum(result.status != DONE for result in results)
+    if bad:
+        said.append(
+            f"{bad} of {len(results)} results failed or are missing; they are listed below."
+        )
+    edited = [r for r in results if r.label not in BASELINES]
+    if edited and len({result.seed for result in edited}) == 1:
+        said.append("One seed only: dragging is chaotic in float32, so another run may differ.")
+    cached = sum(bool(result.record.get("adapt_cached")) for result in results)
+    if cached:
+        said.append(f"{cached} LoRAs came from the cache: seconds do not hold their training.")
+    batched = any((result.record.get("batch") or 1) > 1 for result in results)
+    if batched:
+        said.append("Batches were edited side by side: a sample's seconds are its part of them.")
+    return said
+
+
+def failures(results: Iterable[Result]) -> list[tuple[str, str]]:
+    """(where, why) of each result that is not done."""
+    return [
+        (f"{r.label}, seed {r.seed}, {r.name}", str(r.record.get("error") or r.status))
+        for r in results
+        if r.status != DONE
+    ]
+
+
+def markdown(
+    sections: Mapping[str, tuple[Sequence[Result], Sequence[Table]]], settings: Settings
+) -> str:
+    """The report as Markdown."""
+    lines = ["# Report", ""]
+    for data, (results, made) in sections.items():
+        lines += [f"## {data}: {_size(results)}", ""]
+        lines += [f"- {note}" for note in notes(results, settings)] + [""]
+        for table in made:
+            lines += [f"### {table.title}", "", *([table.note, ""] if table.note else [])]
+            lines += [_line(table.header), _line(["---"] * len(table.header))]
+            lines += [_line([_plain(cell) for cell in row]) for row in table.rows] + [""]
+        if bad := failures(results):
+            lines += ["### Failed or missing", "", *(f"- {w}: {_one_line(e)}" for w, e in bad), ""]
+        lines += [f"![samples beside methods]({sheet_name(data)})", ""]
+    return "\n".join(lines)
+
+
+def page(
+    sections: Mapping[str, tuple[Sequence[Result], Sequence[Table], Sequence[Row]]],
+    settings: Settings,
+    folder: Path,
+) -> str:
+    """The report as HTML that needs no other file; its thumbnails link to the pictures.
+
+    Args:
+        sections: results, tables and rows of the contact sheet of each data set.
+        settings: what is shown.
+        folder: where the page will be, for the links.
+    """
+    parts = []
+    for data, (results, made, rows) in sections.items():
+        parts.append(f"<h2>{_text(data)}: {_text(_size(results))}</h2>")
+        said = "".join(f"<li>{_text(note)}</li>" for note in notes(results, settings))
+        parts.append(f"<ul>{said}</ul>")
+        parts += [_table_html(table) for table in made]
+        if bad := failures(results):
+            items = "".join(f"<li>{_text(w)}: {_text(_one_line(e))}</li>" for w, e in bad)
+            summary = f"<summary>Failed or missing: {len(bad)}</summary>"
+            parts.append(f"<details>{summary}<ul>{items}</ul></details>")
+        parts.append(_sheet_html(rows, folder))
+    return PAGE.replace("BODY", "\n".join(parts))
+
+
+def sheet_name(data: str) -> str:
+    """The file of a data set's contact sheet."""
+    return f"sheet_{data.replace('/', '_')}.jpg"
+
+
+def _size(results: Sequence[Result]) -> str:
+    samples, labels = {r.name for r in results}, labels_of(results)
+    seeds = sorted({result.seed for result in results})
+    counts = (
+        _count(len(samples), "sample"),
+        _count(len(labels), "method"),
+        f"{_count(len(seeds), 'seed')} ({', '.join(map(str, seeds))})",
+    )
+    return ", ".join(counts)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
+
+
+def _header(numbers: Sequence[str], settings: Settings) -> list[str]:
+    arrows = ("↑" if settings.is_higher_better(number) else "↓" for number in numbers)
+    named = [f"{TITLES.get(n, n)} {a}" for n, a in zip(numbers, arrows, strict=True)]
+    return ["method", "n_ok / n_total", "seeds", *named]
+
+
+def _means(summary: Summary, numbers: Sequence[str]) -> list[Cell]:
+    counts = [Cell(f"{summary.ok} / {summary.total}"), Cell(str(summary.seeds))]
+    return [Cell(summary.label), *counts, *(_cell(summary.means.get(n)) for n in numbers)]
+
+
+def _differences(summary: Summary, numbers: Sequence[str], settings: Settings) -> list[Cell]:
+    pairs = max(interval.count for interval in summary.differences.values())
+    cells = []
+    for number in numbers:
+        interval = summary.differences.get(number)
+        cell = _cell(interval, "+")
+        sure = interval is not None and interval.count >= settings.pairs
+        if interval is not None and sure and not interval.low <= 0 <= interval.high:
+            better = (interval.mean > 0) == settings.is_higher_better(number)
+            cell = Cell(cell.text, cell.below, "better" if better else "worse")
+        cells.append(cell)
+    return [Cell(summary.label), Cell(str(pairs)), *cells]
+
+
+def _cell(interval: Interval | None, sign: str = "") -> Cell:
+    """Mean and interval, with two or three digits of the interval's width."""
+    if interval is None:
+        return Cell(NONE)
+    values, width = (interval.mean, interval.low, interval.high), interval.high - interval.low
+    if max(map(abs, values)) < SMALL:
+        mean, *ends = (f"{value:{sign}.2g}" for value in values)
+    else:
+        digits = 2 - _exponent(width) if width > 0 else 3 if interval.mean % 1 else 0
+        mean, *ends = (f"{value:{sign}.{max(0, digits)}f}" for value in values)
+    return Cell(mean, f"[{', '.join(ends)}]" if width > 0 else "")
+
+
+def _exponent(value: float) -> int:
+    """Of ten, of the first digit.
+
+    >>> _exponent(0.034), _exponent(5.0)
+    (-2, 0)
+    """
+    return int(f"{value:e}".partition("e")[2])
+
+
+def _plain(cell: Cell) -> str:
+    text = " ".join(part for part in (cell.text, cell.below) if part)
+    return f"**{text}**" if cell.verdict else text
+
+
+def _line(words: Sequence[str]) -> str:
+    return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"
+
+
+def _one_line(text: str, most: int = 300) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def _text(text: str) -> str:
+    return html.escape(text)
+
+
+def _table_html(table: Table) -> str:
+    header = "".join(f"<th>{_text(word)}</th>" for word in table.header)
+    rows = "".join(f"<tr>{''.join(map(_cell_html, row))}</tr>" for row in table.rows)
+    note = f"<p>{_text(table.note)}</p>" if table.note else ""
+    body = f"{note}<div class=wide><table><tr>{header}</tr>{rows}</table></div>"
+    if table.folded:
+        return f"<details><summary>{_text(table.title)}</summary>{body}</details>"
+    return f"<h3>{_text(table.title)}</h3>{body}"
+
+
+def _cell_html(cell: Cell) -> str:
+    below = f"<small>{_text(cell.below)}</small>" if cell.below else ""
+    verdict = f" class={cell.verdict}" if cell.verdict else ""
+    return f"<td{verdict}>{_text(cell.text)}{below}</td>"
+
+
+def _sheet_html(rows: Sequence[Row], folder: Path) -> str:
+    header = "".join(f"<th>{_text(cell.title)}</th>" for cell in rows[0].cells)
+    lines = []
+    for row in rows:
+        cells = []
+        for cell in row.cells:
+            picture = (
+                f'<img loading=lazy src="{data_uri(cell.thumbnail)}" alt="{_text(cell.title)}">'
+            )
+            if cell.path is not None:
+                link = os.path.relpath(cell.path, folder)
+                picture = f'<a href="{_text(link)}">{picture}</a>'
+            cells.append(f"<td>{picture}<small>{_text(cell.note)}</small></td>")
+        about = f"<small>{_text(row.about)}</small>"
+        lines.append(f"<tr class=sample><td>{_text(row.name)}{about}</td>{''.join(cells)}</tr>")
+    return (
+        "<h3>All samples beside all methods</h3><p>Handles are red, targets blue; of several "
+        "seeds the lowest is shown. <input placeholder='name, category or task' "
+        f"oninput='sift(this)'></p><div class=wide><table class=sheet><tr><th></th>{header}</tr>"
+        f"{''.join(lines)}</table></div>"
+    )
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>GoodDrag report</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1500px; padding: 0 1.5em;
+  color: #1c1c1c; background: #fff }
+h1, h2, h3 { font-weight: 600; line-height: 1.2 }
+h2 { margin-top: 2em; border-bottom: 2px solid #1c1c1c; padding-bottom: .2em }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th { text-align: right; font-weight: 600; border-bottom: 1px solid #888; white-space: nowrap }
+th, td { padding: .3em .7em; vertical-align: top }
+td { text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+td small, .sheet small { display: block; color: #6b6b6b; font-size: .8em }
+.better { font-weight: 600; color: #0a6b2d } .worse { font-weight: 600; color: #a32018 }
+.wide { overflow-x: auto } summary { cursor: pointer; font-weight: 600; margin: .5em 0 }
+.sheet td, .sheet th { text-align: left; padding: .25em } .sheet img { display: block }
+.sheet td:first-child { white-space: normal; max-width: 11em; overflow-wrap: anywhere }
+</style>
+<script>
+function sift(box) {
+  const word = box.value.toLowerCase();
+  for (const row of box.closest("p").nextElementSibling.querySelectorAll(".sample"))
+    row.hidden = !row.firstElementChild.textContent.toLowerCase().includes(word);
+}
+</script></head><body><h1>GoodDrag report</h1>
+BODY
+</body></html>
+"""

@@ -1,0 +1,66 @@
+"""The files of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from gooddrag.bench import pages, sheet, tables
+from gooddrag.bench.tables import Result, Settings, Summary
+from gooddrag.data.files import write_bytes
+
+
+def write_report(
+    folders: Sequence[Path], output: Path, settings: Settings
+) -> dict[str, list[Summary]]:
+    """Write report.html, report.md, sheet_<data>.jpg, summary.csv and samples.csv.
+
+    Args:
+        folders: hold runs, at any depth.
+        output: the folder of the report.
+        settings: what it shows.
+
+    Returns:
+        The numbers of each data set.
+
+    Raises:
+        ValueError: no runs there.
+    """
+    results = tables.read_results(folders)
+    output.mkdir(parents=True, exist_ok=True)
+    by_data: dict[str, list[Result]] = {}
+    for result in results:
+        by_data.setdefault(result.data, []).append(result)
+    found, shown, drawn = {}, {}, {}
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for data, members in sorted(by_data.items()):
+            groups, labels = tables.groups_of(members), tables.labels_of(members)
+            bar = progress.add_task(f"report on {data}", total=len(groups) * len(labels))
+            found[data] = tables.summaries(members, settings, partial(progress.advance, bar))
+            shown[data] = pages.tables(members, found[data], settings)
+            bar = progress.add_task("pictures", total=len({result.name for result in members}))
+            metrics = settings.shown(tables.numbers_of(members))
+            drawn[data] = sheet.rows_of(
+                members,
+                settings.thumbnail,
+                metrics[0] if metrics else None,
+                partial(progress.advance, bar),
+            )
+    files = {
+        "samples.csv": tables.samples_csv(results),
+        "summary.csv": tables.summary_csv(found, settings),
+        "report.md": pages.markdown({d: (by_data[d], shown[d]) for d in found}, settings),
+        "report.html": pages.page(
+            {d: (by_data[d], shown[d], drawn[d]) for d in found}, settings, output
+        ),
+    }
+    for data, rows in drawn.items():
+        picture = sheet.contact_sheet(rows[: settings.sheet])
+        write_bytes(output / pages.sheet_name(data), sheet.jpeg(picture))
+    for name, content in files.items():
+        write_bytes(output / name, content.encode())
+    return found

@@ -1,0 +1,81 @@
+"""Somebody's folder of results as a method, so that it is scored like one of ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from gooddrag.data.folder import SUFFIXES
+from gooddrag.data.images import read_image
+from gooddrag.events import Phases
+from gooddrag.memory import peak_memory
+from gooddrag.methods.base import Editor
+from gooddrag.types import DragSample, Edit
+
+
+class Results(Editor):
+    """Takes the edited pictures from files: <name>.png, or in the folder <name>/ one of `names`.
+
+    A name that has folders in it, say animals/cat_1, is looked for with and without them.
+
+    Args:
+        folder: the results.
+        names: of files in a sample's folder; <name>.png is looked for there as well.
+
+    Raises:
+        ValueError: no such folder.
+    """
+
+    def __init__(self, *, folder: str | os.PathLike[str], names: Sequence[str]) -> None:
+        self.folder, self.names = Path(folder).expanduser(), tuple(names)
+        if not self.folder.is_dir():
+            raise ValueError(f"there is no folder {self.folder}: give results=DIR")
+
+    def _edit(self, samples: Sequence[DragSample], seed: int, phases: Phases) -> list[Edit]:
+        """Read; where the handles went is not known."""
+        memory = peak_memory(torch.device("cpu"))
+        return [
+            Edit(
+                read_image(self.find(s.name)),
+                torch.full_like(s.handles, torch.nan),
+                None,
+                {},
+                memory,
+            )
+            for s in samples
+        ]
+
+    def find(self, name: str) -> Path:
+        """The picture of a sample.
+
+        Raises:
+            ValueError: there is none, or more than one.
+        """
+        stems = {name: None, Path(name).name: None}  # in this order, without doubles
+        paths = [self.folder / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
+        for stem in stems:
+            inside = [*self.names, *(f"{Path(name).name}{suffix}" for suffix in SUFFIXES)]
+            paths += [self.folder / stem / file for file in inside]
+        found = [path for path in paths if path.is_file()]
+        if not found:
+            raise ValueError(
+                f"no result for {name}: looked for {paths[0]} and, in {self.folder / name}/, "
+                f"{', '.join(self.names)}"
+            )
+        if len(found) > 1:
+            raise ValueError(f"two results for {name}, {found[0]} and {found[1]}: keep one")
+        return found[0]
+
+    def strangers(self, names: Sequence[str]) -> list[str]:
+        """Files and folders that belong to no sample, by which a wrong name shows."""
+        known = {part for name in names for part in (*Path(name).parts, Path(name).name)}
+        entries = sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
+        ours = known | set(self.names)
+        return [
+            entry.name
+            for entry in entries
+            if entry.name not in ours and not (entry.is_file() and entry.stem in known)
+        ]

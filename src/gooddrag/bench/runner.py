@@ -1,0 +1,443 @@
+"""The benchmark as a LightningModule: `Trainer.predict` over samples, each process its share.
+
+Lightning's hooks map onto it so: `setup` puts the run's files in order on the first process,
+`predict_dataloader` lists what is left to do, `predict_step` edits a batch and leaves its records,
+`on_predict_epoch_end` waits for all processes.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from gooddrag.bench.records import (
+    DONE,
+    FAILED,
+    PICTURE,
+    RECORD,
+    SAMPLES,
+    TABLE,
+    Run,
+    digest_of,
+    read_record,
+    row_of,
+    rows_of,
+)
+from gooddrag.callbacks.output import remove_old
+from gooddrag.callbacks.scalars import edit_summary
+from gooddrag.callbacks.writer import now, start_record, trajectory_dict
+from gooddrag.data.digest import sample_digest
+from gooddrag.data.dragset import DragSet
+from gooddrag.data.files import plain, write_bytes, write_json
+from gooddrag.data.images import read_image, to_uint8, write_png
+from gooddrag.drawing import overlay
+from gooddrag.events import EditCallback
+from gooddrag.memory import out_of_memory
+from gooddrag.methods.base import Method
+from gooddrag.metrics.score import score
+from gooddrag.types import DragSample, Edit
+
+EXISTING = ("resume", "overwrite", "refuse")
+READ, EDIT, SCORE = "read", "edit", "score"  # where a sample can fail
+
+
+class Effort(EditCallback):
+    """How much work a method did, counted by its callbacks, and whether memory ran out."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, int] = {}
+        self.low_memory = False
+
+    def on_edit_start(self, samples: Sequence[DragSample]) -> None:
+        """Count anew."""
+        self.steps = {}
+
+    def on_edit_retry(self, samples: Sequence[DragSample]) -> None:
+        """Count anew; the low-memory setting stays."""
+        self.steps, self.low_memory = {}, True
+
+    def on_phase_start(self, phase: str, total: int) -> None:
+        """A phase that takes no step, because a cache had its result, is counted as well."""
+        self.steps.setdefault(phase, 0)
+
+    def on_phase_advance(self, phase: str, loss: Tensor | None = None) -> None:
+        """Count a step."""
+        self.steps[phase] = self.steps.get(phase, 0) + 1
+
+
+@dataclass
+class Task:
+    """One sample of the benchmark.
+
+    Attributes:
+        index: in the data set.
+        name: of the sample.
+        sample: None if it cannot be read.
+        record: what is known so far.
+        edited: whether its edit is there already and only the metrics are to be computed.
+    """
+
+    index: int
+    name: str
+    sample: DragSample | None
+    record: dict[str, Any] = field(default_factory=dict)
+    edited: bool = False
+
+    def fail(self, error: BaseException, where: str) -> None:
+        """Note that it failed; the record keeps text only, so that nothing is kept in memory."""
+        told = "".join(traceback.format_exception(error))
+        reason = f"{type(error).__name__}: {error}"
+        self.record |= {"status": FAILED, "failed_in": where, "error": reason, "traceback": told}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is done with samples and with records that are there.
+
+    Attributes:
+        batch: pictures edited side by side.
+        existing: records of the same edit: "resume" keeps them, "overwrite" replaces them,
+            "refuse" stops before anything is done.
+        retry_failed: with resume, samples that failed are tried again.
+        rounding: of edited.png, see `to_uint8`.
+
+    Raises:
+        ValueError: an unknown word, or a batch of no picture.
+    """
+
+    batch: int
+    existing: str
+    retry_failed: bool
+    rounding: str
+
+    def __post_init__(self) -> None:
+        if self.existing not in EXISTING:
+            raise ValueError(f"existing must be {', '.join(EXISTING)}; found {self.existing!r}")
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, found {self.batch}")
+
+
+class Benchmark(LightningModule):
+    """Edits samples, scores the pictures that come of it, and leaves a record of each.
+
+    A method sees samples, never metrics or true results.
+
+    Args:
+        samples: the data set.
+        run: what is run, and where its records go.
+        make_method: loads the method onto a device; called only if there is something to edit.
+        make_metrics: loads the metrics; called only if there is something to score.
+        metrics_config: the metrics' configuration: records with others are scored again.
+        rules: see `Rules`.
+
+    Attributes:
+        last_news: rows that came after this process's last batch, for callbacks, when all is done.
+    """
+
+    def __init__(
+        self,
+        samples: DragSet,
+        run: Run,
+        make_method: Callable[[torch.device], Method],
+        make_metrics: Callable[[torch.device], MetricCollection],
+        metrics_config: Mapping[str, Any],
+        rules: Rules,
+    ) -> None:
+        super().__init__()
+        self.samples, self.run, self.rules = samples, run, rules
+        self.metrics_sha256 = digest_of(metrics_config)
+        self._makers = make_method, make_metrics
+        self._effort = Effort()
+        self.last_news: list[dict[str, Any]] = []
+        self._read_to = 0  # bytes of the table that `news` has told of
+
+    # Loaded when first needed; in the instance's dictionary, where Lightning does not move them.
+    @cached_property
+    def method(self) -> Method:
+        """The method on this process's device."""
+        return self._makers[0](self.device)
+
+    @cached_property
+    def metrics(self) -> MetricCollection:
+        """The metrics."""
+        return self._makers[1](self.device)
+
+    def setup(self, stage: str) -> None:
+        """Put the run's files in order: run.json, and a table of the records that are there."""
+        if not self.trainer.is_global_zero:
+            return
+        if self.rules.existing == "refuse" and self.run.folder.exists():
+            raise ValueError(
+                f"{self.run.folder} holds this run already: take existing=resume to go on with it, "
+                "existing=overwrite to do it again, or another output folder"
+            )
+        self.run.save()
+        known = [row for row in rows_of(self.run.folder, self.run.names) if "seed" in row]
+        lines = (json.dumps(plain(row), ensure_ascii=False) + "\n" for row in known)
+        write_bytes(self.run.folder / TABLE, "".join(lines).encode())
+
+    def on_predict_start(self) -> None:
+        """A request to end (SIGTERM, as from a cluster) ends like Ctrl-C."""
+        self._before = signal.signal(signal.SIGTERM, _interrupt)
+
+    def on_predict_epoch_end(self) -> None:
+        """Wait for the other processes: only then are all records there."""
+        self.trainer.strategy.barrier("benchmark")
+        self.last_news = self.news() if self.trainer.is_global_zero else []
+        signal.signal(signal.SIGTERM, self._before)
+
+    def predict_dataloader(self) -> Share:
+        """What this process has to do."""
+        return Share(self, self.trainer.global_rank, self.trainer.world_size)
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """A method moves what it needs by itself."""
+        return batch
+
+    def predict_step(self, batch: list[Task]) -> list[dict[str, Any]]:
+        """Edit, score and record a batch; the first process tells what is new in the table."""
+        todo = [task for task in batch if task.sample is not None and not task.edited]
+        with torch.enable_grad():
+            lost = self._edit(todo) if todo else None
+        for task in batch:
+            self._finish(task)
+        if lost is not None:
+            raise lost
+        return self.news() if self.trainer.is_global_zero else []
+
+    def task(self, index: int) -> Task | None:
+        """What is to be done with a sample; None if its record is valid.
+
+        Raises:
+            ValueError: the folder holds the record of another picture of the same name.
+        """
+        name = self.samples.names[index]
+        task = Task(index, name, None, {"name": name, **self._about_run()})
+        try:
+            task.sample = self.samples[index]
+        except Exception as error:
+            task.fail(error, READ)
+        else:
+            task.record = _started(task.sample, self.run) | self._about_run()
+        old = read_record(self.run.folder_of(name)) or {}
+        todo = self._todo(task, old)
+        if todo == SCORE:
+            task.record, task.edited = old, True
+        return task if todo else None
+
+    def news(self) -> list[dict[str, Any]]:
+        """The rows that any process has added to the table since the last call."""
+        with open(self.run.folder / TABLE, "rb") as file:
+            file.seek(self._read_to)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read_to += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def _todo(self, task: Task, old: Mapping[str, Any]) -> str | None:
+        """What is to be done, given the record that is there: EDIT, SCORE or nothing."""
+        failed_in, digest = old.get("failed_in"), task.record.get("sample_sha256")
+        again = failed_in is not None and self.rules.retry_failed
+        if not old or self.rules.existing == "overwrite":
+            return EDIT
+        if digest is None:  # it cannot be read; a result of when it could is kept
+            return EDIT if again and failed_in == READ else None
+        if old.get("sample_sha256", digest) != digest:
+            raise ValueError(
+                f"{self.run.folder_of(task.name)} holds the result of another picture of that "
+                "name: give another output folder, or existing=overwrite to replace it"
+            )
+        if any(old.get(key) != value for key, value in self.run.key.items()) or failed_in == READ:
+            return EDIT
+        if failed_in == EDIT:
+            return EDIT if again else None
+        if not (self.run.folder_of(task.name) / PICTURE).exists():
+            return EDIT
+        return SCORE if again or old.get("metrics_sha256") != self.metrics_sha256 else None
+
+    def _about_run(self) -> dict[str, Any]:
+        return {"data": self.run.data, "label": self.run.label, **self.run.key}
+
+    def _edit(self, tasks: Sequence[Task]) -> BaseException | None:
+        """Edit samples of one size; a batch that fails is tried again picture by picture.
+
+        When it was memory that ran out, the method has tried the low-memory setting for the whole
+        batch by then, and keeps it.
+
+        Returns:
+            An error after which the device cannot go on, else None.
+        """
+        samples = [task.sample for task in tasks if task.sample is not None]
+        method, start = self.method, time.perf_counter()  # one that cannot be loaded ends the run
+        try:
+            edits = method(samples, seed=self.run.seed, callbacks=[self._effort])
+        except Exception as error:
+            if len(tasks) == 1 or _device_lost(error):
+                for task in tasks:
+                    task.fail(error, EDIT)
+                return error if _device_lost(error) else None
+        else:
+            seconds = time.perf_counter() - start
+            for task, edit in zip(tasks, edits, strict=True):
+                self._keep(task, edit, seconds, len(tasks))
+            return None
+        gc.collect()  # the failed attempt's cycles hold tensors
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        for task in tasks:
+            lost = self._edit([task])
+            if lost is not None:
+                return lost
+        return None
+
+    def _keep(self, task: Task, edit: Edit, seconds: float, batch: int) -> None:
+        """Write the pictures and note what the edit cost: a batch's costs in equal parts."""
+        assert task.sample is not None
+        sample, way, steps = task.sample, edit.trajectory, self._effort.steps
+        folder = self.run.folder_of(task.name)
+        try:
+            picture = to_uint8(edit.image, self.rules.rounding)
+            folder.mkdir(parents=True, exist_ok=True)
+            _clear(folder)
+            write_png(folder / PICTURE, picture)
+        except ValueError as error:  # NaN in the picture
+            task.fail(error, EDIT)
+            return
+        if way is not None:
+            content = {"targets": sample.targets.tolist(), **trajectory_dict(way, edit.handles)}
+            write_json(folder / "trajectory.json", content)
+        done = () if way is None else way.operations
+        task.record |= edit_summary(sample, edit) | {
+            "edited_handles": edit.handles.tolist(),
+            "seconds": {phase: value / batch for phase, value in edit.seconds.items()},
+            "seconds_total": seconds / batch,
+            "batch": batch,
+            "low_memory": self._effort.low_memory,
+            "gradient_steps": sum(len(operation.losses) for operation in done),
+            "adapt_steps": steps.get("adapt", 0),
+            "adapt_cached": steps.get("adapt") == 0,
+        }
+        task.edited = True
+
+    def _finish(self, task: Task) -> None:
+        """Score the picture as its file holds it, and write the record last."""
+        folder = self.run.folder_of(task.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        if task.edited:
+            self._score(task, folder)
+        else:
+            _clear(folder)
+        if task.sample is not None:
+            self._show(task.index, task.sample)
+        task.record["finished"] = now()
+        write_json(folder / RECORD, task.record)
+        self.run.append(row_of(task.record) | {"folder": str(self.run.folder)})
+
+    def _score(self, task: Task, folder: Path) -> None:
+        assert task.sample is not None
+        metrics, task.record["metrics_sha256"] = self.metrics, self.metrics_sha256
+        try:
+            picture, truth = read_image(folder / PICTURE), self.samples.truth(task.index)
+            found = score(metrics, task.sample, picture, truth)
+        except Exception as error:
+            task.record["metrics"] = {}
+            task.fail(error, SCORE)
+            return
+        good = {"status": DONE, "failed_in": None, "error": None, "traceback": None}
+        task.record |= good | {"metrics": found}
+
+    def _show(self, index: int, sample: DragSample) -> None:
+        """The drawn source and the truth, for reports: once for all runs."""
+        folder = self.run.output / SAMPLES / sample_digest(sample)[:16]
+        if (folder / "points.png").exists():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        truth = self.samples.truth(index)
+        if truth is not None:
+            write_png(folder / "truth.png", to_uint8(truth.truth))
+        drawn = overlay(sample.image, sample.handles, sample.targets, sample.mask)
+        write_png(folder / "points.png", to_uint8(drawn))
+
+
+class Share:
+    """What one process has to do, in batches of pictures of one size; samples are read on the way.
+
+    Args:
+        benchmark: knows which samples are left.
+        rank: every sample whose index leaves this rest belongs here.
+        processes: when divided by this.
+    """
+
+    def __init__(self, benchmark: Benchmark, rank: int, processes: int) -> None:
+        self.benchmark, self.rank, self.processes = benchmark, rank, processes
+
+    def __iter__(self) -> Iterator[list[Task]]:
+        waiting: dict[tuple[int, int], list[Task]] = {}
+        for index in range(self.rank, len(self.benchmark.samples), self.processes):
+            task = self.benchmark.task(index)
+            if task is None:
+                continue
+            if task.sample is None or task.edited:
+                yield [task]
+                continue
+            alike = waiting.setdefault(task.sample.size, [])
+            alike.append(task)
+            if len(alike) == self.benchmark.rules.batch:
+                yield waiting.pop(task.sample.size)
+        yield from waiting.values()
+
+
+def run_benchmark(trainer: Trainer, benchmark: Benchmark) -> None:
+    """`Trainer.predict`; Ctrl-C and SIGTERM come as KeyboardInterrupt.
+
+    Raises:
+        KeyboardInterrupt: the run was ended; its records so far are on disk.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.predict(benchmark, return_predictions=False)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
+
+
+def _started(sample: DragSample, run: Run) -> dict[str, Any]:
+    """What is known of a sample before its edit; the configuration stands in run.json."""
+    record = start_record(sample, {}, run.seed)
+    del record["config"]
+    return record | {"category": sample.category, "task": sample.task}
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _device_lost(error: BaseException) -> bool:
+    """After an error on a CUDA device other than a lack of memory, every later call fails too."""
+    return "CUDA error" in str(error) and not out_of_memory(error)
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier result, its record first, and what a killed process left half written."""
+    (folder / RECORD).unlink(missing_ok=True)
+    remove_old(folder)
+    for name in (".edited.*.png", ".trajectory.*.json", ".record.*.json"):
+        for path in folder.glob(name):
+            path.unlink()

@@ -1,0 +1,312 @@
+"""From records to numbers: means, intervals, and differences from one method, sample by sample.
+
+A sample's number is its mean over seeds; means and bootstrap intervals are over samples. Each has
+its n_ok / n_total beside it, where n_total counts every sample of every seed that was asked for.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gooddrag.bench.records import DIGITS, DONE, MISSING, RUN, read_record, read_run, row_of
+from gooddrag.metrics.statistics import Interval, bootstrap_difference, bootstrap_mean
+from gooddrag.seeding import generator
+
+COSTS = ("seconds_total", "gradient_steps")
+ALL, KINDS = "all", ("category", "task")
+BASELINES = ("identity", "paste")  # what every table of drag edits needs to be read
+
+
+@dataclass(frozen=True)
+class Result:
+    """One sample, edited by one method with one seed.
+
+    Attributes:
+        data, label, seed, name: which.
+        status: "done", "failed" or "missing".
+        record: all that is known of it.
+        folder: where its files are.
+        output: where the run's output folder is.
+        numbers: metrics and `COSTS` by name, those that apply.
+    """
+
+    data: str
+    label: str
+    seed: int
+    name: str
+    status: str
+    record: Mapping[str, Any]
+    folder: Path
+    output: Path
+    numbers: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The numbers of one method on one group of samples.
+
+    Attributes:
+        kind, group: "all", or say "task" and "rotation".
+        label: the method.
+        ok, total: results that are done, and those that were asked for.
+        seeds: how many.
+        means: of each number that any sample has.
+        differences: of these from the method that is compared with, over the samples of both.
+    """
+
+    kind: str
+    group: str
+    label: str
+    ok: int
+    total: int
+    seeds: int
+    means: Mapping[str, Interval]
+    differences: Mapping[str, Interval]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a report shows; conf/tables has the numbers and says what they are."""
+
+    against: str
+    resamples: int
+    level: float
+    seed: int
+    pairs: int
+    thumbnail: int
+    sheet: int
+    show: Sequence[str]
+    higher: Sequence[str]
+
+    def shown(self, numbers: Iterable[str]) -> list[str]:
+        """The metrics to show, in the order of the patterns; all if none matches."""
+        metrics = [name for name in numbers if name not in COSTS]
+        found = [name for pattern in self.show for name in metrics if fnmatchcase(name, pattern)]
+        return list(dict.fromkeys(found)) or metrics
+
+    def is_higher_better(self, number: str) -> bool:
+        """Of a metric; of costs less is better."""
+        return any(fnmatchcase(number, pattern) for pattern in self.higher)
+
+
+def read_results(folders: Sequence[Path]) -> list[Result]:
+    """All results below the folders; of one that is there twice, a finished one.
+
+    Raises:
+        ValueError: a folder that is not there or holds no run, or a run that cannot be read.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}")
+    runs = {path.parent.resolve(): None for folder in folders for path in sorted(folder.rglob(RUN))}
+    if not runs:
+        raise ValueError(f"no results below {', '.join(map(str, folders))}: run gooddrag bench")
+    abouts = {run: read_run(run) for run in runs}
+    labels = _labels(abouts.values())
+    found: dict[tuple[str, str, int, str], Result] = {}
+    for run, about in abouts.items():
+        for name in about["names"]:
+            result = _result(run, about, labels[_identity(about)], name)
+            key = (result.data, result.label, result.seed, name)
+            if key not in found or found[key].status != DONE:
+                found[key] = result
+    return list(found.values())
+
+
+def _result(run: Path, about: Mapping[str, Any], label: str, name: str) -> Result:
+    record = read_record(run / name) or {"name": name, "status": MISSING}
+    numbers = {cost: record.get(cost) for cost in COSTS} | dict(record.get("metrics") or {})
+    finite = {
+        key: float(value)
+        for key, value in numbers.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+    done = record["status"] == DONE
+    return Result(
+        data=about["data"],
+        label=label,
+        seed=about["seed"],
+        name=name,
+        status=record["status"],
+        record=record,
+        folder=run / name,
+        output=run.parent,
+        numbers=finite if done else {},
+    )
+
+
+def _identity(about: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What makes two runs the same method."""
+    return about["label"], about["config_sha256"], about["code"]
+
+
+def _labels(abouts: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:
+    """A name for each method; where two share one, what tells them apart stands behind it."""
+    changes: dict[tuple[str, str, str], list[str]] = {}
+    for about in abouts:
+        shortest = min((changes.get(_identity(about), about["changes"]), about["changes"]), key=len)
+        changes[_identity(about)] = shortest
+    labels = {}
+    for identity, words in changes.items():
+        alike = [other for other in changes if other[0] == identity[0]]
+        common = set(words).intersection(*(changes[other] for other in alike))
+        labels[identity] = " ".join([identity[0], *(w for w in words if w not in common)])
+    for i, digits in ((1, DIGITS), (2, None)):  # the configuration, then the code
+        labels = {
+            identity: f"{label} ({identity[i][:digits]})"
+            if any(labels[o] == label and o[i] != identity[i] for o in labels)
+            else label
+            for identity, label in labels.items()
+        }
+    return labels
+
+
+def labels_of(results: Iterable[Result]) -> list[str]:
+    """The methods' names, the baselines first."""
+    found = {result.label for result in results}
+    first = [name for name in BASELINES if name in found]
+    return first + sorted(found - set(first))
+
+
+def numbers_of(results: Iterable[Result]) -> list[str]:
+    """The names of metrics and costs that any result has, metrics as they came, costs last."""
+    found = dict.fromkeys(name for result in results for name in result.numbers)
+    return [name for name in found if name not in COSTS] + [c for c in COSTS if c in found]
+
+
+def groups_of(results: Sequence[Result]) -> list[tuple[str, str, list[Result]]]:
+    """(kind, group, results): all of them, then those of each category and of each task.
+
+    A result that has no record, or a record of a sample that could not be read, belongs where
+    another method's record says that the sample does.
+    """
+    groups = [(ALL, "", list(results))]
+    for kind in KINDS:
+        of_name = {r.name: r.record[kind] for r in results if r.record.get(kind)}
+        groups += [
+            (kind, group, [r for r in results if of_name.get(r.name) == group])
+            for group in sorted(set(of_name.values()))
+        ]
+    return groups
+
+
+def summaries(
+    results: Sequence[Result], settings: Settings, advance: Callable[[], object] = lambda: None
+) -> list[Summary]:
+    """The numbers of every method on every group of one data set.
+
+    Args:
+        results: of one data set.
+        settings: of the bootstrap, and the method to compare with.
+        advance: called after each method and group.
+    """
+    found = []
+    for kind, group, members in groups_of(results):
+        base = [result for result in members if result.label == settings.against]
+        for label in labels_of(results):
+            ours = [result for result in members if result.label == label]
+            means, differences = {}, {}
+            for number in numbers_of(ours):
+                draws = _Draws(settings, (label, kind, group, number))
+                before, after = by_sample(base, number), by_sample(ours, number)
+                means[number] = draws.mean(list(after.values()))
+                both = [name for name in after if name in before]
+                if both and label != settings.against:
+                    differences[number] = draws.difference(
+                        [before[name] for name in both], [after[name] for name in both]
+                    )
+            ok, seeds = sum(r.status == DONE for r in ours), len({r.seed for r in ours})
+            found.append(Summary(kind, group, label, ok, len(ours), seeds, means, differences))
+            advance()
+    return found
+
+
+def by_sample(results: Iterable[Result], number: str) -> dict[str, float]:
+    """Each sample's number, its mean over seeds, by name in the order of names."""
+    values: dict[str, list[float]] = {}
+    for result in results:
+        if number in result.numbers:
+            values.setdefault(result.name, []).append(result.numbers[number])
+    return {name: math.fsum(values[name]) / len(values[name]) for name in sorted(values)}
+
+
+class _Draws:
+    """The bootstrap; its draws depend on the settings' seed and the names of what is drawn."""
+
+    def __init__(self, settings: Settings, names: Sequence[str]) -> None:
+        self.settings, self.names = settings, names
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        draws = generator(self.settings.seed, "report", *self.names)
+        settings = self.settings
+        return {"resamples": settings.resamples, "level": settings.level, "generator": draws}
+
+    def mean(self, values: Sequence[float]) -> Interval:
+        return bootstrap_mean(torch.tensor(values, dtype=torch.float64), **self._options)
+
+    def difference(self, before: Sequence[float], after: Sequence[float]) -> Interval:
+        pairs = (torch.tensor(values, dtype=torch.float64) for values in (before, after))
+        return bootstrap_difference(*pairs, **self._options)
+
+
+def samples_csv(results: Sequence[Result]) -> str:
+    """A line for each sample of each run."""
+    rows = [
+        row_of(result.record)
+        | {"data": result.data, "label": result.label, "seed": result.seed}
+        | {"folder": str(result.folder)}
+        for result in results
+    ]
+    return _csv(rows)
+
+
+def summary_csv(found: Mapping[str, Sequence[Summary]], settings: Settings) -> str:
+    """A line for each number of each method on each group of each data set."""
+    rows = []
+    for data, of_data in found.items():
+        for summary in of_data:
+            about: dict[str, Any] = {
+                "data": data,
+                "kind": summary.kind,
+                "group": summary.group,
+                "method": summary.label,
+                "n_ok": summary.ok,
+                "n_total": summary.total,
+                "seeds": summary.seeds,
+            }
+            for number, mean in summary.means.items():
+                row = about | {"number": number} | _columns("", mean)
+                if (difference := summary.differences.get(number)) is not None:
+                    row |= {"against": settings.against} | _columns("difference_", difference)
+                rows.append(row)
+            if not summary.means:
+                rows.append(about)
+    return _csv(rows)
+
+
+def _columns(prefix: str, interval: Interval) -> dict[str, float]:
+    return {
+        f"{prefix}mean": interval.mean,
+        f"{prefix}low": interval.low,
+        f"{prefix}high": interval.high,
+        f"{prefix}samples": interval.count,
+    }
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

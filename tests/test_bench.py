@@ -1,0 +1,466 @@
+"""The benchmark: records, what is resumed, what failure and an end at any moment leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from gooddrag.bench.records import Run, code_version, read_record, read_run, rows_of
+from gooddrag.bench.runner import Benchmark, Rules, run_benchmark
+from gooddrag.composition import composer, instantiate
+from gooddrag.data import read_image, write_sample
+from gooddrag.data.dragset import DragSet
+from gooddrag.data.sets import folder as folder_set
+from gooddrag.data.sets import world
+from gooddrag.methods.identity import Identity
+from gooddrag.metrics.accuracy import patch_errors
+from gooddrag.metrics.base import SampleMean
+from gooddrag.metrics.score import collection
+from tests import tiny
+
+PROGRAM = Path(sys.executable).with_name("gooddrag")
+FAST = ["backbone=folder", "backbone.resolution=64", "backbone.dtype=float32", "report=false"]
+DRAG = ["method.steps=4", "method.K=2", "method.B=1", "method.J=1"]
+LORA = ["adapt.steps=2", "adapt.batch_size=1"]
+# What may differ between two runs of the same edits.
+TIMES = ("started", "finished", "peak_memory", "folder", "batch", "adapt_cached", "adapt_steps")
+
+
+def compose(root: str, words: list[str]):
+    with composer() as composed:
+        return composed(root, words)
+
+
+def trainer(callbacks=()):
+    return instantiate(compose("bench", ["trainer=cpu"]).trainer, callbacks=list(callbacks))
+
+
+class Brightness(SampleMean):
+    """A metric of this test's own."""
+
+    def __init__(self):
+        super().__init__(["brightness"])
+
+    def update(self, edited):
+        self.add({"brightness": edited.mean()})
+
+
+def metrics_of(name: str):
+    if name == "own":
+        return {"own": Brightness()}
+    return instantiate(compose("bench", ["data=folder", "data.root=x", f"metrics={name}"]).metrics)
+
+
+class Recorder(Identity):
+    """The identity that remembers its batches, and fails as it is told."""
+
+    def __init__(self, fail=None):
+        self.fail, self.batches = fail, []
+
+    def _edit(self, samples, seed, phases):
+        self.batches.append([sample.name for sample in samples])
+        if self.fail is not None:
+            self.fail(samples)
+        return super()._edit(samples, seed, phases)
+
+
+def samples_of(count: int = 3, sizes=((64, 64),)) -> DragSet:
+    made = {}
+    for i in range(count):
+        sample = tiny.make_sample(i, size=sizes[i % len(sizes)])
+        made[f"s{i}"] = replace(sample, name=f"s{i}", category="even" if i % 2 == 0 else "odd")
+    return DragSet(made, lambda sample: sample)
+
+
+def bench(output, samples=None, method=None, metrics="default", seed=0, code="test", **rules):
+    """Run it in this process; gives the run and the method."""
+    samples, method = samples or samples_of(), method or Recorder()
+    rules = {"batch": 1, "existing": "resume", "retry_failed": False, "rounding": "nearest"} | rules
+    run = Run(
+        output=Path(output),
+        data="made",
+        method="identity",
+        label="identity",
+        changes=[],
+        config={"_target_": "x"},
+        seed=seed,
+        code=code,
+        names=samples.names,
+    )
+    benchmark = Benchmark(
+        samples,
+        run,
+        make_method=lambda device: method,
+        make_metrics=lambda device: collection(metrics_of(metrics)),
+        metrics_config={"which": metrics},
+        rules=Rules(**rules),
+    )
+    run_benchmark(trainer(), benchmark)
+    return run, method
+
+
+def statuses(run: Run) -> dict[str, str]:
+    return {row["name"]: row["status"] for row in rows_of(run.folder, run.names)}
+
+
+def table(run_folder: Path) -> list[dict]:
+    """All rows of a run without what differs from time to time."""
+    rows = rows_of(run_folder, read_run(run_folder)["names"])
+    return [
+        {k: v for k, v in row.items() if k not in TIMES and not k.startswith("seconds")}
+        for row in rows
+    ]
+
+
+class TestRecords:
+    def test_a_sample_leaves_all_that_is_known_of_it(self, tmp_path):
+        samples = samples_of()
+        run, method = bench(tmp_path, samples, seed=3)
+        assert method.batches == [["s0"], ["s1"], ["s2"]]
+        record = read_record(run.folder_of("s1"))
+        expected = {"status": "done", "name": "s1", "category": "odd", "seed": 3, "code": "test"}
+        assert {key: record[key] for key in expected} == expected
+        assert record["sample_sha256"]
+        assert record["versions"]["torch"] == torch.__version__
+        assert record["seconds_total"] > 0
+        assert record["peak_memory"] > 0
+        assert record["gradient_steps"] == 0
+        assert record["edited_handles"] == samples[1].handles.tolist()
+        picture = read_image(run.folder_of("s1") / "edited.png")
+        assert (picture - samples[1].image).abs().max() <= 0.5 / 255 + 1e-6
+        sample = samples[1]
+        errors = patch_errors(sample.image, picture, sample.handles, sample.targets, 5)
+        assert record["metrics"]["dai_5"] == pytest.approx(float(errors.mean()))
+        assert (tmp_path / "samples" / record["sample_sha256"][:16] / "points.png").exists()
+
+    def test_the_table_has_a_row_for_each_record(self, tmp_path):
+        run, _ = bench(tmp_path)
+        lines = (run.folder / "table.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [row["name"] for row in rows] == ["s0", "s1", "s2"]
+        assert all("dai_1" in row and "traceback" not in row for row in rows)
+
+    def test_truth_is_scored_and_shown(self, tmp_path):
+        samples = world("test", 0, 0, 2, 64)
+        run, _ = bench(tmp_path, samples, metrics="truth_error")
+        for row in rows_of(run.folder, run.names):
+            assert 0 < row["mae_inside"] < 1
+            assert (tmp_path / "samples" / row["sample_sha256"][:16] / "truth.png").exists()
+
+    def test_batches_are_of_one_size(self, tmp_path):
+        samples = samples_of(7, sizes=((64, 64), (64, 48)))
+        run, method = bench(tmp_path, samples, batch=2)
+        assert method.batches == [["s0", "s2"], ["s1", "s3"], ["s4", "s6"], ["s5"]]
+        assert set(statuses(run).values()) == {"done"}
+        assert read_record(run.folder_of("s0"))["batch"] == 2
+
+    def test_code_version_is_of_the_sources(self):
+        first = code_version()
+        assert first == code_version()
+        assert "+" in first
+
+    @pytest.mark.parametrize(
+        ("rules", "message"),
+        [({"existing": "keep"}, "resume, overwrite, refuse; found 'keep'"), ({"batch": 0}, "0")],
+    )
+    def test_unknown_rules(self, rules, message):
+        given = {"batch": 1, "existing": "resume", "retry_failed": False, "rounding": "nearest"}
+        with pytest.raises(ValueError, match=message):
+            Rules(**given | rules)
+
+
+class TestResume:
+    def test_valid_records_are_skipped(self, tmp_path):
+        run, _ = bench(tmp_path)
+        before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("s*/*")}
+        _, method = bench(tmp_path)
+        assert method.batches == []
+        assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("s*/*")} == before
+
+    def test_another_seed_and_another_code_have_their_own_folders(self, tmp_path):
+        runs = [bench(tmp_path, seed=s, code=c)[0] for s, c in ((0, "a"), (1, "a"), (0, "b"))]
+        assert len({run.folder for run in runs}) == 3
+        assert all(statuses(run) == {f"s{i}": "done" for i in range(3)} for run in runs)
+
+    def test_more_samples_are_added(self, tmp_path):
+        bench(tmp_path, samples_of(2))
+        run, method = bench(tmp_path, samples_of(4))
+        assert method.batches == [["s2"], ["s3"]]
+        bench(tmp_path, samples_of(1))
+        assert read_run(run.folder)["names"] == ["s0", "s1", "s2", "s3"]
+
+    def test_overwrite_does_all_again(self, tmp_path):
+        bench(tmp_path)
+        assert bench(tmp_path, existing="overwrite")[1].batches == [["s0"], ["s1"], ["s2"]]
+
+    def test_refuse(self, tmp_path):
+        bench(tmp_path)
+        with pytest.raises(ValueError, match="holds this run already"):
+            bench(tmp_path, existing="refuse")
+
+    @pytest.mark.parametrize("damage", ["half a record", "no picture"])
+    def test_damaged_results_are_made_again(self, tmp_path, damage):
+        run, _ = bench(tmp_path)
+        if damage == "no picture":
+            (run.folder_of("s1") / "edited.png").unlink()
+        else:
+            path = run.folder_of("s1") / "record.json"
+            path.write_bytes(path.read_bytes()[:50])
+        run, method = bench(tmp_path)
+        assert method.batches == [["s1"]]
+        assert statuses(run)["s1"] == "done"
+
+    def test_other_metrics_are_computed_from_the_files(self, tmp_path):
+        bench(tmp_path)
+        run, method = bench(tmp_path, metrics="own")
+        assert method.batches == []
+        picture = read_image(run.folder_of("s0") / "edited.png")
+        metrics = read_record(run.folder_of("s0"))["metrics"]
+        assert metrics == {"brightness": pytest.approx(float(picture.mean()))}
+
+    def test_another_picture_of_the_same_name_is_refused(self, tmp_path):
+        bench(tmp_path)
+        other = DragSet({"s0": tiny.make_sample(9)}, lambda sample: sample)
+        with pytest.raises(ValueError, match="another picture of that name"):
+            bench(tmp_path, other)
+
+
+class TestFailure:
+    def fail_for(self, name, error=ValueError):
+        def fail(samples):
+            if name in [sample.name for sample in samples]:
+                raise error("no such luck")
+
+        return fail
+
+    def test_it_is_recorded_and_the_run_goes_on(self, tmp_path):
+        run, _ = bench(tmp_path, method=Recorder(self.fail_for("s1")))
+        assert statuses(run) == {"s0": "done", "s1": "failed", "s2": "done"}
+        record = read_record(run.folder_of("s1"))
+        assert record["error"] == "ValueError: no such luck"
+        assert record["failed_in"] == "edit"
+        assert "Traceback" in record["traceback"]
+        assert "metrics" not in record
+
+    def test_it_is_tried_again_only_when_asked(self, tmp_path):
+        bench(tmp_path, method=Recorder(self.fail_for("s1")))
+        assert bench(tmp_path)[1].batches == []
+        run, method = bench(tmp_path, retry_failed=True)
+        assert method.batches == [["s1"]]
+        assert set(statuses(run).values()) == {"done"}
+
+    def test_in_a_batch_it_takes_no_other_with_it(self, tmp_path):
+        run, method = bench(tmp_path, method=Recorder(self.fail_for("s1")), batch=3)
+        assert method.batches == [["s0", "s1", "s2"], ["s0"], ["s1"], ["s2"]]
+        assert statuses(run) == {"s0": "done", "s1": "failed", "s2": "done"}
+
+    def test_a_batch_without_memory_is_edited_one_by_one(self, tmp_path):
+        def fail(samples):
+            if len(samples) > 1 or samples[0].name == "s2":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        run, method = bench(tmp_path, method=Recorder(fail), batch=2)
+        assert method.batches == [["s0", "s1"], ["s0"], ["s1"], ["s2"]]
+        assert statuses(run) == {"s0": "done", "s1": "done", "s2": "failed"}
+
+    def test_alone_means_with_low_memory(self, tmp_path, tiny_folder, monkeypatch):
+        method = method_of(tiny_folder, tmp_path)
+        edit, seen = method._edit, []
+
+        def short_of_memory(samples, seed, phases):
+            seen.append((len(samples), method.backbone.low_memory))
+            if len(samples) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return edit(samples, seed, phases)
+
+        monkeypatch.setattr(method, "_edit", short_of_memory)
+        run, _ = bench(tmp_path / "out", samples_of(2), method, batch=2)
+        assert seen == [(2, False), (2, True), (1, True), (1, True)]
+        assert all(row["low_memory"] for row in rows_of(run.folder, run.names))
+        assert set(statuses(run).values()) == {"done"}
+
+    def test_a_lost_device_ends_the_run(self, tmp_path):
+        def fail(samples):
+            if samples[0].name == "s1":
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        with pytest.raises(RuntimeError, match="illegal"):
+            bench(tmp_path, method=Recorder(fail))
+        run, method = bench(tmp_path)
+        assert method.batches == [["s2"]]
+        assert statuses(run) == {"s0": "done", "s1": "failed", "s2": "done"}
+
+    def test_metrics_that_cannot_be_loaded_end_the_run(self, tmp_path):
+        with pytest.raises(ValueError, match="metric"):
+            bench(tmp_path, metrics="nothing")
+
+    def test_a_metric_that_fails_keeps_the_edit(self, tmp_path):
+        run, _ = bench(tmp_path, metrics="truth_error")  # there is no truth
+        assert set(statuses(run).values()) == {"failed"}
+        assert read_record(run.folder_of("s0"))["failed_in"] == "score"
+        run, method = bench(tmp_path, metrics="own")
+        assert method.batches == []
+        assert set(statuses(run).values()) == {"done"}
+
+    def test_a_sample_that_cannot_be_read(self, tmp_path):
+        for i in range(2):
+            write_sample(tiny.make_sample(i), tmp_path / "data" / f"cat_{i}")
+        points = tmp_path / "data" / "cat_1" / "points.json"
+        content = points.read_text()
+        points.write_text("[]")
+        run, method = bench(tmp_path / "out", folder_set(tmp_path / "data"))
+        assert statuses(run) == {"cat_0": "done", "cat_1": "failed"}
+        assert read_record(run.folder_of("cat_1"))["failed_in"] == "read"
+        assert bench(tmp_path / "out", folder_set(tmp_path / "data"))[1].batches == []
+        points.write_text(content)
+        run, method = bench(tmp_path / "out", folder_set(tmp_path / "data"))
+        assert method.batches == [["cat_1"]]
+        assert set(statuses(run).values()) == {"done"}
+
+
+def method_of(tiny_folder: Path, cache: Path, *words: str):
+    cfg = compose(
+        "bench", [*FAST, *DRAG, *LORA, f"backbone.path={tiny_folder}", f"cache={cache}", *words]
+    )
+    return instantiate(cfg.editor)
+
+
+class TestMethods:
+    def test_what_a_latent_edit_leaves(self, tmp_path, tiny_folder):
+        run, _ = bench(tmp_path, samples_of(1), method_of(tiny_folder, tmp_path))
+        record = read_record(run.folder_of("s0"))
+        assert (record["gradient_steps"], record["operations"], record["adapt_steps"]) == (2, 2, 2)
+        assert {"adapt", "invert", "drag", "denoise", "decode"} <= set(record["seconds"])
+        assert sum(record["seconds"].values()) <= record["seconds_total"]
+        assert record["adapt_cached"] is False
+        way = json.loads((run.folder_of("s0") / "trajectory.json").read_text())
+        assert len(way["operations"]) == 2
+        run, _ = bench(tmp_path, samples_of(1), method_of(tiny_folder, tmp_path), seed=1)
+        assert read_record(run.folder_of("s0"))["adapt_cached"] is True
+
+    def test_batches_change_no_more_than_rounding(self, tmp_path, tiny_folder):
+        words = ["backbone.dtype=float64"]
+        runs = [
+            bench(
+                tmp_path / str(n), samples_of(3), method_of(tiny_folder, tmp_path, *words), batch=n
+            )
+            for n in (1, 3)
+        ]
+        for name in ("s0", "s1", "s2"):
+            one, three = (read_image(run.folder_of(name) / "edited.png") for run, _ in runs)
+            assert (one - three).abs().max() <= 1.01 / 255
+
+
+@pytest.fixture(scope="module")
+def drags(tmp_path_factory) -> Path:
+    """A folder of samples for the program."""
+    root = tmp_path_factory.mktemp("drags")
+    for i in range(8):
+        write_sample(tiny.make_sample(i), root / f"cat_{i}")
+    return root
+
+
+def start(cwd: Path, *words: str) -> subprocess.Popen:
+    env = os.environ | {"GOODDRAG_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [PROGRAM, *words], cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def finished(cwd: Path, *words: str) -> str:
+    program = start(cwd, *words)
+    out, err = program.communicate(timeout=300)
+    assert program.returncode == 0, err
+    return out
+
+
+def records(output: Path) -> list[Path]:
+    return sorted(output.glob("*/cat_*/record.json"))
+
+
+def wait_for(program: subprocess.Popen, output: Path, count: int) -> None:
+    until = time.monotonic() + 200
+    while len(records(output)) < count and program.poll() is None and time.monotonic() < until:
+        time.sleep(0.002)
+
+
+class TestProgram:
+    """The installed program, which is ended while it works."""
+
+    def words(self, drags, tiny_folder, output, *more):
+        data = ["data=folder", f"data.root={drags}", f"backbone.path={tiny_folder}"]
+        return ["bench", *data, f"output={output}", *FAST, *more]
+
+    def test_kill_at_any_moment_loses_at_most_what_is_in_flight(self, drags, tiny_folder, tmp_path):
+        words = ["adapt=none", "trainer=cpu", *DRAG]
+        undisturbed = self.words(drags, tiny_folder, tmp_path / "good", *words)
+        finished(tmp_path, *undisturbed)
+        disturbed = self.words(drags, tiny_folder, tmp_path / "bad", *words)
+        for count, delay in ((1, 0.0), (3, 0.05), (4, 0.13)):
+            program = start(tmp_path, *disturbed)
+            wait_for(program, tmp_path / "bad", count)
+            time.sleep(delay)
+            program.kill()
+            program.communicate()
+            kept = records(tmp_path / "bad")
+            assert len(kept) >= count
+            assert all(json.loads(path.read_text())["status"] == "done" for path in kept)
+        before = {path: path.stat().st_mtime_ns for path in records(tmp_path / "bad")}
+        finished(tmp_path, *disturbed)
+        assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+        (good,), (bad,) = (list((tmp_path / name).glob("folder-*")) for name in ("good", "bad"))
+        assert good.name == bad.name
+        assert table(good) == table(bad)
+        for path in good.rglob("edited.png"):
+            assert path.read_bytes() == (bad / path.relative_to(good)).read_bytes()
+        assert not list(bad.rglob(".*"))
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_signals_end_it_cleanly(self, drags, tiny_folder, tmp_path, number):
+        words = ["adapt=none", "trainer=cpu", "method.steps=4", "method.K=30", "method.B=10"]
+        program = start(tmp_path, *self.words(drags, tiny_folder, tmp_path / "out", *words))
+        wait_for(program, tmp_path / "out", 2)
+        program.send_signal(number)
+        _, err = program.communicate(timeout=100)
+        assert program.returncode == 130, err
+        assert err.splitlines()[-1] == "interrupted"
+        assert "Traceback" not in err
+        kept = records(tmp_path / "out")
+        assert 2 <= len(kept) < 8
+        assert all(json.loads(path.read_text())["status"] == "done" for path in kept)
+
+    def test_two_processes_make_the_same_bits_as_one(self, drags, tiny_folder, tmp_path):
+        words = [*DRAG, *LORA, "data.limit=5", f"cache={tmp_path}/${{trainer.devices}}"]
+        one = ["trainer=cpu", *words]
+        two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", *words]
+        finished(tmp_path, *self.words(drags, tiny_folder, tmp_path / "one", *one))
+        out = finished(tmp_path, *self.words(drags, tiny_folder, tmp_path / "two", *two))
+        assert out.count("5 of 5 samples done") == 1
+        (one,), (two,) = (list((tmp_path / name).glob("folder-*")) for name in ("one", "two"))
+        assert one.name == two.name
+        assert table(one) == table(two)
+        for path in one.rglob("edited.png"):
+            assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
+
+
+class TestConf:
+    @pytest.mark.parametrize("name", ["auto", "cpu", "ddp"])
+    def test_trainers(self, name):
+        cfg = compose("bench", [f"trainer={name}", "trainer.accelerator=cpu", "trainer.devices=1"])
+        made = instantiate(cfg.trainer)
+        assert made.predict_loop.inference_mode is False
+
+    def test_data_sets_name_their_metrics(self):
+        assert "truth_error" in compose("bench", []).metrics
+        assert "truth_error" not in compose("bench", ["data=drag100", "data.root=x"]).metrics
+        assert "truth_error" not in compose("bench", ["metrics=default"]).metrics
