@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +125,7 @@ def run_data(cfg: DictConfig) -> None:
 
 def run_bench(cfg: DictConfig) -> None:
     """gooddrag bench."""
-    _benchmark(cfg, Path(text_of(cfg, "output") or "outputs/bench"))
+    _need_one(_benchmark(cfg, Path(text_of(cfg, "output") or "outputs/bench")))
 
 
 def run_score(cfg: DictConfig) -> None:
@@ -135,7 +135,7 @@ def run_score(cfg: DictConfig) -> None:
 
     if "data" not in cfg:
         raise ValueError("which data are these results of? Give data=NAME (see gooddrag data)")
-    folder = Path(text_of(cfg, "results") or "")
+    folder = paths_of(cfg, "results", "which results? Give results=DIR")[0]
     cfg.label = cfg.label or folder.resolve().name
     results: Results = instantiate(cfg.editor)
     rows = _benchmark(cfg, Path(text_of(cfg, "output") or "outputs/score"))
@@ -145,11 +145,12 @@ def run_score(cfg: DictConfig) -> None:
         print(f"without a score: {len(absent)} of {len(rows)} samples: {', '.join(absent)}")
     if strangers:
         print(f"belong to no sample: {len(strangers)} files or folders: {', '.join(strangers)}")
+    _need_one(rows)
 
 
 def run_report(cfg: DictConfig) -> None:
     """gooddrag report."""
-    folders = paths_of(cfg, "results")
+    folders = paths_of(cfg, "results", "which folders? Give gooddrag report DIR...")
     _report(cfg, folders, Path(text_of(cfg, "output") or folders[0] / "report"))
 
 
@@ -174,10 +175,7 @@ def _benchmark(cfg: DictConfig, output: Path) -> list[dict[str, Any]]:
     """Run a method on a data set; of several processes, the first one reports.
 
     Returns:
-        The rows of the run's records.
-
-    Raises:
-        ValueError: no sample was edited.
+        The rows of the run's records; none in a process that has only done its share.
     """
     from gooddrag.bench.records import DONE, rows_of
     from gooddrag.bench.runner import run_benchmark
@@ -189,15 +187,25 @@ def _benchmark(cfg: DictConfig, output: Path) -> list[dict[str, Any]]:
     run = benchmark.run
     rows = rows_of(run.folder, run.names)
     if not trainer.is_global_zero:
-        return rows
-    ok = [row for row in rows if row["status"] == DONE]
-    print(f"{run.label}: {len(ok)} of {len(rows)} samples done, records in {run.folder}/")
+        return []
+    ok = sum(row["status"] == DONE for row in rows)
+    print(f"{run.label}: {ok} of {len(rows)} samples done, records in {run.folder}/")
     if cfg.report:
         _report(cfg, [output], output / "report")
-    if not ok:
+    return rows
+
+
+def _need_one(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A run in which every sample has failed is an error.
+
+    Raises:
+        ValueError: so it is.
+    """
+    from gooddrag.bench.records import DONE
+
+    if rows and all(row["status"] != DONE for row in rows):
         reason = rows[0].get("error") or rows[0]["status"]
         raise ValueError(f"no sample is done; the first, {rows[0]['name']}: {reason}")
-    return rows
 
 
 def _report(cfg: DictConfig, folders: list[Path], output: Path) -> None:

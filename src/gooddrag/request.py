@@ -20,6 +20,7 @@ from gooddrag.composition import (
     overrides_of_job,
     plain,
     plain_with,
+    unresolved,
 )
 
 if TYPE_CHECKING:
@@ -152,12 +153,16 @@ def restartable(output: Path) -> Iterator[None]:
         os.environ.update(variables)
 
 
-def paths_of(cfg: DictConfig, key: str) -> list[Path]:
-    """One path of the configuration, or a list of them."""
-    value = plain(cfg)[key]
+def paths_of(cfg: DictConfig, key: str, missing: str) -> list[Path]:
+    """One path of the configuration, or a list of them.
+
+    Raises:
+        ValueError: none is given; the message is `missing`.
+    """
+    value = unresolved(cfg)[key]
     values = value if isinstance(value, list) else [value]
     if not values or "???" in values:
-        raise ValueError("which folders? Give gooddrag report DIR...")
+        raise ValueError(missing)
     return [Path(str(path)).expanduser() for path in values]
 
 
