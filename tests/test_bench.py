@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from gooddrag.bench.records import Run, code_version, read_record, read_run, rows_of
+from gooddrag.bench.report import Reporter
 from gooddrag.bench.runner import Benchmark, Rules, run_benchmark
-from gooddrag.composition import composer, instantiate
+from gooddrag.bench.tables import Settings
+from gooddrag.composition import composer, instantiate, plain
 from gooddrag.data import read_image, write_sample
 from gooddrag.data.dragset import DragSet
 from gooddrag.data.sets import folder as folder_set
@@ -25,7 +27,7 @@ from gooddrag.methods.identity import Identity
 from gooddrag.metrics.accuracy import patch_errors
 from gooddrag.metrics.base import SampleMean
 from gooddrag.metrics.score import collection
-from tests import tiny
+from tests import test_callbacks, tiny
 
 PROGRAM = Path(sys.executable).with_name("gooddrag")
 FAST = ["backbone=folder", "backbone.resolution=64", "backbone.dtype=float32", "report=false"]
@@ -81,7 +83,9 @@ def samples_of(count: int = 3, sizes=((64, 64),)) -> DragSet:
     return DragSet(made, lambda sample: sample)
 
 
-def bench(output, samples=None, method=None, metrics="default", seed=0, code="test", **rules):
+def bench(
+    output, samples=None, method=None, metrics="default", seed=0, code="test", heard=(), **rules
+):
     """Run it in this process; gives the run and the method."""
     samples, method = samples or samples_of(), method or Recorder()
     rules = {"batch": 1, "existing": "resume", "retry_failed": False, "rounding": "nearest"} | rules
@@ -104,7 +108,7 @@ def bench(output, samples=None, method=None, metrics="default", seed=0, code="te
         metrics_config={"which": metrics},
         rules=Rules(**rules),
     )
-    run_benchmark(trainer(), benchmark)
+    run_benchmark(trainer(heard), benchmark)
     return run, method
 
 
@@ -358,6 +362,95 @@ class TestMethods:
         for name in ("s0", "s1", "s2"):
             one, three = (read_image(run.folder_of(name) / "edited.png") for run, _ in runs)
             assert (one - three).abs().max() <= 1.01 / 255
+
+
+class TestWandb:
+    @pytest.fixture(autouse=True)
+    def _offline(self, monkeypatch, tmp_path):
+        for key in [key for key in os.environ if key.startswith("WANDB_")]:
+            monkeypatch.delenv(key)
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        monkeypatch.setenv("WANDB_SILENT", "true")
+        monkeypatch.chdir(tmp_path)
+
+    def reporter(self, output) -> Reporter:
+        tables = plain(compose("bench", ["tables.resamples=9"]).tables)
+        return Reporter(output, Settings(**tables))
+
+    def rows(self, folder: Path) -> list[list]:
+        """The rows of all increments of the table that an offline run has written."""
+        (run,) = folder.glob("wandb/offline-run-*")
+        paths = sorted((run / "files" / "media" / "table").glob("samples_*"), key=os.path.getmtime)
+        contents = [json.loads(path.read_text()) for path in paths]
+        columns = contents[0]["columns"]
+        return [dict(zip(columns, row, strict=True)) for c in contents for row in c["data"]]
+
+    def artifacts(self, folder: Path) -> list[tuple[str, list[str]]]:
+        """(type, files) of what an offline run has kept, in order."""
+        (run,) = folder.glob("wandb/offline-run-*")
+        kept = [
+            record.artifact
+            for record in test_callbacks.wandb_records(run)
+            if record.WhichOneof("record_type") == "artifact"
+        ]
+        return [(a.type, [entry.path for entry in a.manifest.contents]) for a in kept]
+
+    def test_an_offline_run_is_read_back(self, tmp_path):
+        from gooddrag.callbacks.wandb_logger import WandbBench
+
+        def fail(samples):
+            if samples[0].name == "s1":
+                raise ValueError("no such luck")
+
+        output = tmp_path / "sweep"
+        bench(output, samples_of(1), metrics="own")  # s0 is there already
+        logger = WandbBench(folder=output, config={"batch": 1})
+        heard = [self.reporter(output), logger]
+        bench(output, method=Recorder(fail), metrics="own", heard=heard)
+        assert logger.run is None
+        (run,) = test_callbacks.TestWandb().runs(output / "wandb")
+        assert run["run"].run_group == "sweep"
+        assert run["run"].job_type == "identity"
+        assert run["run"].display_name == "identity seed 0"
+        assert run["config"]["batch"] == 1
+        summary = run["summary"]
+        assert (summary["n_ok"], summary["n_total"], summary["status"]) == (2, 3, "done")
+        rows = {row["name"]: row for row in self.rows(output)}
+        assert len(rows) == 3
+        assert rows["s1"]["error"] == "ValueError: no such luck"
+        brightness = [rows[name]["brightness"] for name in ("s0", "s2")]
+        assert summary["mean/brightness"] == pytest.approx(sum(brightness) / 2)
+        assert rows["s1"]["brightness"] is None
+        assert rows["s0"]["truth"] is None
+        assert any(path.name.startswith("sheet_made") for path in run["media"])
+        assert run["exit"] == 0
+        artifacts = self.artifacts(output)
+        # each batch adds its row, with its pictures
+        added = [files for kind, files in artifacts if kind == "wandb-run-incremental-table"]
+        pictures = [sorted(Path(f).name for f in files if "media" in f) for files in added]
+        both = ["edited.png", "points.png"]
+        assert pictures == [both, ["points.png"], both]
+        (files,) = [files for kind, files in artifacts if kind == "results"]
+        assert {"run.json", "table.jsonl", "report/report.html", "report/summary.csv"} <= set(files)
+
+    def test_an_end_before_time_is_told(self, tmp_path):
+        from gooddrag.callbacks.wandb_logger import WandbBench
+
+        def stop(samples):
+            raise KeyboardInterrupt
+
+        logger = WandbBench(folder=tmp_path / "out")
+        with pytest.raises(KeyboardInterrupt):
+            bench(tmp_path / "out", method=Recorder(stop), heard=[logger])
+        (run,) = test_callbacks.TestWandb().runs(tmp_path / "out" / "wandb")
+        assert run["summary"]["status"] == "interrupted"
+        assert run["exit"] == 255
+
+    def test_only_when_asked_for(self):
+        assert compose("bench", []).logger == {}
+        cfg = compose("bench", ["logger=wandb", "output=x"])
+        assert cfg.logger.wandb._target_.endswith("WandbBench")
+        assert compose("edit", ["logger=wandb"]).logger.wandb._target_.endswith("WandbEdit")
 
 
 @pytest.fixture(scope="module")

@@ -150,8 +150,13 @@ def run_score(cfg: DictConfig) -> None:
 
 def run_report(cfg: DictConfig) -> None:
     """gooddrag report."""
+    from gooddrag.bench.report import REPORT, write_report
+    from gooddrag.bench.tables import Settings
+
     folders = paths_of(cfg, "results", "which folders? Give gooddrag report DIR...")
-    _report(cfg, folders, Path(text_of(cfg, "output") or folders[0] / "report"))
+    output = Path(text_of(cfg, "output") or folders[0] / REPORT)
+    write_report(folders, output, Settings(**plain(cfg)["tables"]))
+    _say_where(output)
 
 
 def run_pretrain(cfg: DictConfig) -> None:
@@ -178,6 +183,7 @@ def _benchmark(cfg: DictConfig, output: Path) -> list[dict[str, Any]]:
         The rows of the run's records; none in a process that has only done its share.
     """
     from gooddrag.bench.records import DONE, rows_of
+    from gooddrag.bench.report import REPORT
     from gooddrag.bench.runner import run_benchmark
 
     trainer, benchmark = benchmark_of(cfg, output)
@@ -191,7 +197,7 @@ def _benchmark(cfg: DictConfig, output: Path) -> list[dict[str, Any]]:
     ok = sum(row["status"] == DONE for row in rows)
     print(f"{run.label}: {ok} of {len(rows)} samples done, records in {run.folder}/")
     if cfg.report:
-        _report(cfg, [output], output / "report")
+        _say_where(output / REPORT)
     return rows
 
 
@@ -208,12 +214,8 @@ def _need_one(rows: Sequence[Mapping[str, Any]]) -> None:
         raise ValueError(f"no sample is done; the first, {rows[0]['name']}: {reason}")
 
 
-def _report(cfg: DictConfig, folders: list[Path], output: Path) -> None:
-    from gooddrag.bench.report import write_report
-    from gooddrag.bench.tables import Settings
-
-    write_report(folders, output, Settings(**plain(cfg)["tables"]))
-    print(f"report: {output / 'report.html'} (and .md, .csv)")
+def _say_where(report: Path) -> None:
+    print(f"report: {report / 'report.html'} (and .md, .csv)")
 
 
 def _check(samples: DragSet, about: dict[str, Any]) -> None:

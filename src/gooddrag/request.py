@@ -25,7 +25,7 @@ from gooddrag.composition import (
 
 if TYPE_CHECKING:
     import torch
-    from lightning import Trainer
+    from lightning import Callback, Trainer
 
     from gooddrag.bench.runner import Benchmark
     from gooddrag.composition import DictConfig
@@ -92,7 +92,9 @@ def benchmark_of(cfg: DictConfig, output: Path) -> tuple[Trainer, Benchmark]:
     """
     from gooddrag.bench.progress import BenchmarkBar
     from gooddrag.bench.records import Run, code_version
+    from gooddrag.bench.report import Reporter
     from gooddrag.bench.runner import Benchmark, Rules
+    from gooddrag.bench.tables import Settings
     from gooddrag.callbacks.output import prepare
     from gooddrag.metrics.score import collection
 
@@ -116,6 +118,7 @@ def benchmark_of(cfg: DictConfig, output: Path) -> tuple[Trainer, Benchmark]:
         code=cfg.code or code_version(),
         names=samples.names,
     )
+    cfg.output = str(output)
     prepare(output, "resume")
     benchmark = Benchmark(
         samples,
@@ -130,9 +133,10 @@ def benchmark_of(cfg: DictConfig, output: Path) -> tuple[Trainer, Benchmark]:
         "lightning.fabric",
     ):  # devices found, processes, advertisements
         logging.getLogger(name).setLevel(logging.ERROR)
-    listeners = [instantiate(node) for node in cfg.logger.values()]
-    started = [listener(config=plain(cfg)) for listener in listeners]
-    trainer: Trainer = instantiate(cfg.trainer, callbacks=[BenchmarkBar(), *started])
+    reporters = [Reporter(output, Settings(**plain(cfg)["tables"]))] if cfg.report else []
+    # the report comes before the loggers, which send it
+    heard = [BenchmarkBar(), *reporters, *_loggers_of(cfg)]
+    trainer: Trainer = instantiate(cfg.trainer, callbacks=heard)
     return trainer, benchmark
 
 
@@ -186,6 +190,20 @@ def text_of(cfg: DictConfig, key: str) -> str | None:
     if isinstance(value, (list, dict)):
         raise ValueError(f"{key} must be one path, found {value}")
     return None if value is None else os.path.expanduser(str(value))
+
+
+def _loggers_of(cfg: DictConfig) -> list[Callback]:
+    """The loggers of a benchmark.
+
+    Raises:
+        ValueError: one that hears of single edits only.
+    """
+    from gooddrag.events import EditCallback
+
+    made = [instantiate(node) for node in cfg.logger.values()]
+    if any(isinstance(logger, EditCallback) for logger in made):
+        raise ValueError("this logger is for gooddrag edit: a benchmark takes logger=none or wandb")
+    return [logger(config=plain(cfg)) for logger in made]
 
 
 def _changed_method() -> list[str]:

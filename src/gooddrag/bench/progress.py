@@ -38,7 +38,7 @@ class BenchmarkBar(Callback):
             return
         assert isinstance(pl_module, Benchmark)
         self.run, self._status = pl_module.run, {}
-        self._count(pl_module.news())
+        self._count(pl_module.known)
         if self._status:
             self._line(f"{self.run.label}: {self._counts()} are there already")
         if self.console.is_terminal:

@@ -6,12 +6,32 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import Progress
 
 from gooddrag.bench import pages, sheet, tables
 from gooddrag.bench.tables import Result, Settings, Summary
 from gooddrag.data.files import write_bytes
+
+REPORT = "report"  # the folder of a report, below that of the runs
+
+
+class Reporter(Callback):
+    """Writes the report when a benchmark has ended, before loggers that send it.
+
+    Args:
+        output: the folder of the runs; the report goes into its subfolder report.
+        settings: what it shows.
+    """
+
+    def __init__(self, output: Path, settings: Settings) -> None:
+        self.output, self.settings = output, settings
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it, in the first process."""
+        if trainer.is_global_zero:
+            write_report([self.output], self.output / REPORT, self.settings)
 
 
 def write_report(

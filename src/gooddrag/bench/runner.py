@@ -144,6 +144,7 @@ class Benchmark(LightningModule):
         rules: see `Rules`.
 
     Attributes:
+        known: rows of the records that were there, for callbacks, on the first process.
         last_news: rows that came after this process's last batch, for callbacks, when all is done.
     """
 
@@ -161,6 +162,7 @@ class Benchmark(LightningModule):
         self.metrics_sha256 = digest_of(metrics_config)
         self._makers = make_method, make_metrics
         self._effort = Effort()
+        self.known: list[dict[str, Any]] = []
         self.last_news: list[dict[str, Any]] = []
         self._read_to = 0  # bytes of the table that `news` has told of
 
@@ -188,6 +190,7 @@ class Benchmark(LightningModule):
         known = [row for row in rows_of(self.run.folder, self.run.names) if "seed" in row]
         lines = (json.dumps(plain(row), ensure_ascii=False) + "\n" for row in known)
         write_bytes(self.run.folder / TABLE, "".join(lines).encode())
+        self.known = self.news()
 
     def on_predict_start(self) -> None:
         """A request to end (SIGTERM, as from a cluster) ends like Ctrl-C."""

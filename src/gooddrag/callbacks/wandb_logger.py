@@ -1,32 +1,35 @@
-"""The edit in Weights & Biases."""
+"""An edit, or a benchmark, in Weights & Biases."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import wandb
+from lightning import Callback, Trainer
 from torch import Tensor
 
 from gooddrag.callbacks.output import sample_folders
 from gooddrag.callbacks.scalars import edit_summary, interrupted, operation_scalars
+from gooddrag.data.files import read_json
 from gooddrag.data.images import to_uint8
 from gooddrag.drawing import before_after, overlay
 from gooddrag.events import EditCallback
 from gooddrag.types import DragOperation, DragSample, Edit
 
 MODES = ("online", "offline", "disabled")
+# Of the table of a benchmark; the metrics follow.
+PICTURES = ("source", "truth", "result")
+COLUMNS = ("name", "category", "task", "status", "error", "seconds_total", "gradient_steps")
 
 
-class WandbEdit(EditCallback):
-    """Sends curves, pictures, the film and a summary of each edit to a W&B run of its own.
+class _WandbRuns:
+    """How runs are opened and closed.
 
-    Curves are adapt/loss over adapt/step, and drag/loss, drag/drag_loss and drag/distance over
-    drag/operation; with several samples in a batch the sample's name stands before "drag".
-    The film is found in the output folder, so `DragVideo` must come before. wandb is used
-    without Lightning's WandbLogger, which is silent on every rank but the first.
+    wandb is used without Lightning's WandbLogger, which is silent on every rank but the first.
 
     Args:
         project: the W&B project.
@@ -34,7 +37,7 @@ class WandbEdit(EditCallback):
         mode: "online", "offline" or "disabled"; None leaves it to WANDB_MODE, else online.
         group: the W&B group, for the runs of a sweep.
         job_type: the W&B job type.
-        name: the run's name; by default the sample's.
+        name: the run's name.
         tags: the run's tags.
         entity: the W&B user or team.
         config: the resolved configuration.
@@ -49,7 +52,7 @@ class WandbEdit(EditCallback):
         folder: str | os.PathLike[str] = ".",
         mode: str | None = None,
         group: str | None = None,
-        job_type: str | None = "edit",
+        job_type: str | None = None,
         name: str | None = None,
         tags: Sequence[str] = (),
         entity: str | None = None,
@@ -63,6 +66,56 @@ class WandbEdit(EditCallback):
         self.options: dict[str, Any] = {"project": project, "entity": entity, "group": group}
         self.options |= {"job_type": job_type, "mode": mode, "tags": list(tags) or None}
         self.run: wandb.Run | None = None
+
+    def _start(self, **defaults: Any) -> wandb.Run:
+        """Open a run; the defaults hold where an option is None."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        options = {k: defaults.get(k) if v is None else v for k, v in self.options.items()}
+        # console="off": W&B would otherwise catch the progress bar's output line by line
+        options |= {"config": self.config, "settings": wandb.Settings(console="off")}
+        options |= {"name": self.name or defaults["name"][:100]}
+        try:
+            self.run = wandb.init(dir=self.folder, reinit="finish_previous", **options)
+        except wandb.Error as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"W&B cannot start ({reason}): run `wandb login`, or set WANDB_MODE=offline"
+            ) from None
+        return self.run
+
+    def _log(self, content: dict[str, Any]) -> None:
+        if self.run is not None:
+            self.run.log(content)
+
+    def _finish(self, exit_code: int, summary: dict[str, Any] | None = None) -> None:
+        if self.run is not None:
+            self.run.summary.update(summary or {})
+            self.run.finish(exit_code=exit_code)
+        self.run = None
+
+    def _fail(self, error: BaseException) -> None:
+        """Close the run as failed."""
+        status = "interrupted" if interrupted(error) else "failed"
+        self._finish(255 if status == "interrupted" else 1, {"status": status})
+
+
+class WandbEdit(_WandbRuns, EditCallback):
+    """Sends curves, pictures, the film and a summary of each edit to a W&B run of its own.
+
+    Curves are adapt/loss over adapt/step, and drag/loss, drag/drag_loss and drag/distance over
+    drag/operation; with several samples in a batch the sample's name stands before "drag".
+    The film is found in the output folder, so `DragVideo` must come before. By default the run has
+    the sample's name and the job type "edit".
+
+    Args:
+        options: see `_WandbRuns`.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._samples: tuple[DragSample, ...] = ()
         self._prefixes: tuple[str, ...] = ()
         self._adapt_steps = 0
@@ -77,12 +130,11 @@ class WandbEdit(EditCallback):
         self._samples, self._adapt_steps = tuple(samples), 0
         one = len(samples) == 1
         self._prefixes = tuple("drag" if one else f"{sample.name}/drag" for sample in samples)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.run = self._init(self.name or ", ".join(sample.name for sample in samples)[:100])
-        self.run.define_metric("adapt/loss", step_metric="adapt/step")
+        run = self._start(name=", ".join(sample.name for sample in samples), job_type="edit")
+        run.define_metric("adapt/loss", step_metric="adapt/step")
         for prefix, sample in zip(self._prefixes, samples, strict=True):
             for curve in ("loss", "drag_loss", "distance"):
-                self.run.define_metric(f"{prefix}/{curve}", step_metric=f"{prefix}/operation")
+                run.define_metric(f"{prefix}/{curve}", step_metric=f"{prefix}/operation")
             drawn = overlay(sample.image, sample.handles, sample.targets, sample.mask)
             images = {"source": _image(sample.image), "points": _image(drawn)}
             self._log(self._named(prefix, images))
@@ -117,35 +169,106 @@ class WandbEdit(EditCallback):
 
     def on_edit_exception(self, samples: Sequence[DragSample], error: BaseException) -> None:
         """Close the run as failed."""
-        status = "interrupted" if interrupted(error) else "failed"
-        self._finish(255 if status == "interrupted" else 1, {"status": status})
-
-    def _init(self, name: str) -> wandb.Run:
-        # console="off": W&B would otherwise catch the progress bar's output line by line
-        settings = wandb.Settings(console="off")
-        options = self.options | {"name": name, "config": self.config, "settings": settings}
-        try:
-            return wandb.init(dir=self.folder, reinit="finish_previous", **options)
-        except wandb.Error as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"W&B cannot start ({reason}): run `wandb login`, or set WANDB_MODE=offline"
-            ) from None
+        self._fail(error)
 
     def _named(self, prefix: str, content: dict[str, Any]) -> dict[str, Any]:
         """Put the sample's name before the keys if there are several samples."""
         start = prefix.removesuffix("drag")
         return {f"{start}{key}": value for key, value in content.items()}
 
-    def _log(self, content: dict[str, Any]) -> None:
-        if self.run is not None:
-            self.run.log(content)
 
-    def _finish(self, exit_code: int, summary: dict[str, Any] | None = None) -> None:
-        if self.run is not None:
-            self.run.summary.update(summary or {})
-            self.run.finish(exit_code=exit_code)
-        self.run = None
+class WandbBench(_WandbRuns, Callback):
+    """Sends a benchmark's rows while it runs, with pictures, and in the end means and the report.
+
+    One W&B run for each run of the benchmark, opened by the first process. By default its group is
+    the output folder's name, so that the jobs of a sweep stand together, its job type the method,
+    and its name the method's label with the seed. `samples` is a table that grows; means are in the
+    summary, as mean/<metric>, beside n_ok and n_total; the run's table and the report are an
+    artifact. Works on `gooddrag.bench.runner.Benchmark`.
+
+    Args:
+        options: see `_WandbRuns`.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._records: dict[str, dict[str, Any]] = {}
+        self._table: wandb.Table | None = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Open the run, with the rows that are there already.
+
+        Raises:
+            ValueError: W&B cannot start, for instance without an API key.
+        """
+        if not trainer.is_global_zero:
+            return
+        told, self._records, self._table = pl_module.run, {}, None
+        self._start(
+            name=f"{told.label} seed {told.seed}",
+            group=self.folder.resolve().name,
+            job_type=told.method,
+        )
+        self._add(pl_module.known)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add the new rows."""
+        self._add(outputs)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Send the last rows, the means, the table and the report, and close the run."""
+        if self.run is None:
+            return
+        self._add(pl_module.last_news)
+        done = [record for record in self._records.values() if record["status"] == "done"]
+        counts = {"n_ok": len(done), "n_total": len(pl_module.run.names), "status": "done"}
+        report = self.folder / "report"
+        for sheet in sorted(report.glob("sheet_*.jpg")):
+            self._log({f"report/{sheet.stem}": wandb.Image(str(sheet))})
+        artifact = wandb.Artifact(f"bench-{pl_module.run.folder.name}", type="results")
+        for path in (pl_module.run.folder / "run.json", pl_module.run.folder / "table.jsonl"):
+            artifact.add_file(str(path))
+        if report.is_dir():
+            artifact.add_dir(str(report), name="report")
+        self.run.log_artifact(artifact)
+        self._finish(0, counts | _means(done))
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Close the run as failed, or as interrupted."""
+        self._fail(exception)
+
+    def _add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Read the rows' records, and send them once the metrics' names are known."""
+        if self.run is None or not rows:
+            return
+        new = {}
+        for row in rows:
+            record = read_json(Path(row["folder"]) / row["name"] / "record.json")
+            assert isinstance(record, dict)
+            new[row["name"]] = record | {"folder": row["folder"]}
+        self._records |= new
+        if self._table is None:
+            metrics = next((list(r["metrics"]) for r in new.values() if r.get("metrics")), None)
+            if metrics is None:
+                return
+            columns = [*PICTURES, *COLUMNS, *metrics]
+            self._table = wandb.Table(columns=columns, log_mode="INCREMENTAL")
+            new = self._records
+        for record in new.values():
+            values = {**record, **(record.get("metrics") or {}), **_pictures(record)}
+            self._table.add_data(*(values.get(column) for column in self._table.columns))
+        self._log({"samples": self._table})
 
 
 def _image(image: Tensor) -> wandb.Image:
@@ -164,3 +287,23 @@ def _flat(summary: dict[str, Any]) -> dict[str, Any]:
     """Seconds per phase as keys of their own, without what is unknown."""
     seconds = {f"seconds/{phase}": value for phase, value in summary.pop("seconds").items()}
     return {key: value for key, value in summary.items() if value is not None} | seconds
+
+
+def _pictures(record: Mapping[str, Any]) -> dict[str, wandb.Image]:
+    """Source with its points, truth and result of a sample, as far as they are there."""
+    run = Path(record["folder"])
+    shown = run.parent / "samples" / str(record.get("sample_sha256", ""))[:16]
+    paths = (shown / "points.png", shown / "truth.png", run / record["name"] / "edited.png")
+    found = zip(PICTURES, paths, strict=True)
+    return {name: wandb.Image(str(path)) for name, path in found if path.is_file()}
+
+
+def _means(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of each number over the samples that have it."""
+    rows = [{**record, **record["metrics"]} for record in records]
+    names = dict.fromkeys(name for record in records for name in record["metrics"])
+    values = {
+        name: [row[name] for row in rows if isinstance(row.get(name), (int, float))]
+        for name in [*names, "seconds_total", "gradient_steps"]
+    }
+    return {f"mean/{name}": math.fsum(v) / len(v) for name, v in values.items() if v}
