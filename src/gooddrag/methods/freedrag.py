@@ -37,6 +37,7 @@ from gooddrag.types import Tracking
 
 Points = Float[Tensor, "n 2"]
 PerPair = Float[Tensor, " n"]
+Difference = Callable[[PerPair], PerPair]
 
 LEARNT = 0.5  # L_end / l, at most
 WELL_LEARNT, ILL_LEARNT = (0.2, 0.5), (0.8, 0.1)  # L_end / l, and lambda there
@@ -86,20 +87,20 @@ class LineSearch:
                 f"expected={self.expected}, d={self.d}, places={self.places}, steps={self.steps}"
             )
 
-    def along(
-        self, start: Points, end: Points, difference: Callable[[Points], PerPair], wanted: PerPair
-    ) -> Points:
-        """Of places evenly spaced from start (left out) to end, the one whose difference fits best.
+    def best(
+        self, start: PerPair, end: PerPair, difference: Difference, wanted: PerPair
+    ) -> PerPair:
+        """Of places evenly spaced from start (left out) to end, that whose difference fits best.
 
         Args:
-            start, end: of the lines, (row, column) on the grid.
-            difference: of the features round given places from the templates.
+            start, end: how far along each pair's line, grid cells.
+            difference: of the features there from the templates.
             wanted: the difference to come near to.
         """
         shares = [i / self.places for i in range(1, self.places + 1)]
         tried = torch.stack([start + share * (end - start) for share in shares])
-        gaps = torch.stack([(difference(places) - wanted).abs() for places in tried])
-        return tried[gaps.argmin(dim=0), torch.arange(len(start), device=start.device)]
+        gaps = torch.stack([(difference(gone) - wanted).abs() for gone in tried])
+        return tried.gather(0, gaps.argmin(dim=0, keepdim=True))[0]
 
 
 class TemplateOptimization(DragOptimization):
@@ -116,32 +117,33 @@ class TemplateOptimization(DragOptimization):
 
     def __init__(self, *, line_search: LineSearch, **parts: Any) -> None:
         super().__init__(**parts)
-        self.line_search = line_search
-        self.start, self.goals = self.pairs.start, self.pairs.targets
-        self.direction, _ = directions(self.start, self.goals)
+        self.line_search, self.start = line_search, self.pairs.start
+        self.direction, self.length = directions(self.start, self.pairs.targets)
+        self.gone = torch.zeros_like(self.length)
         self.learnt = torch.zeros(len(self.owner), dtype=torch.bool)
 
     def on_train_epoch_start(self) -> None:
         """The first sub-motion is to come: what is there is what the templates say."""
         super().on_train_epoch_start()
         self.taken = torch.zeros_like(self.active, dtype=torch.long)
-        self.initial = torch.full_like(self.direction[:, 0], torch.inf)
+        self.initial = torch.full_like(self.gone, torch.inf)
 
     def _track(self, features: Tensor, is_last: bool = True) -> Bool[Tensor, " b"]:
         """End the sub-motions that are learnt or have had their steps; tells whose h_i moved."""
         features = features.detach()
         if self.gradient_steps == 0:
             self.expected = self.line_search.expected * spread_of(features)[self.pairs.sample]
-        end = self._difference(features, self.handles)
+        difference = partial(self._difference, features)
+        end = difference(self.gone)
         self.learnt = (end <= LEARNT * self.expected).cpu()
         over = self._over()
         if not over.any():
             return torch.zeros_like(over)
         of_pair = over[self.owner].to(end.device)
         self._update_templates(features, end, of_pair)
-        found = torch.where(of_pair[:, None], self._next(features, end), self.handles)
-        self.initial = torch.where(of_pair, self._difference(features, found), self.initial)
-        moved = self._go_to(found)
+        self.gone = torch.where(of_pair, self._next(difference, end), self.gone)
+        self.initial = torch.where(of_pair, difference(self.gone), self.initial)
+        moved = self._pull_to(self._places(self.gone))
         self.learnt &= ~moved
         for i in over.nonzero().flatten().tolist():
             where = Tracking(self.step, self.t, self.gradient_steps, self._pixels(i), self._grid(i))
@@ -159,10 +161,14 @@ class TemplateOptimization(DragOptimization):
         self.taken = torch.where(over, 0, self.taken) + 1
         return over
 
-    def _difference(self, features: Tensor, places: Points) -> PerPair:
-        """Mean |F(q_i) - T_i| round places q_i."""
+    def _places(self, gone: PerPair) -> Points:
+        """Where the lines lead after so many cells, (row, column) on the grid."""
+        return self.start + gone[:, None] * self.direction
+
+    def _difference(self, features: Tensor, gone: PerPair) -> PerPair:
+        """Mean |F(q_i) - T_i| round the places q_i on the lines."""
         patches, valid = sample_patches(
-            features, self.pairs.sample, places, self.supervision.r1, self.canvas
+            features, self.pairs.sample, self._places(gone), self.supervision.r1, self.canvas
         )
         templates, given = self.reference.patches
         return patch_difference(patches, templates, valid & given)
@@ -181,19 +187,17 @@ class TemplateOptimization(DragOptimization):
             reference if step == self.step else other for step, other in enumerate(self.references)
         ]
 
-    def _next(self, features: Tensor, end: PerPair) -> Points:
-        """The next h_i: on if it was learnt, here if it got better, else back."""
-        difference, search = partial(self._difference, features), self.line_search
-        ahead = (self.goals - self.handles).norm(dim=1).clamp(max=search.d)
-        behind = (self.handles - self.start).norm(dim=1).clamp(max=search.d)
-        farthest, first = (self.handles + way[:, None] * self.direction for way in (ahead, -behind))
-        on = search.along(self.handles, farthest, difference, self.expected)
-        back = search.along(self.handles, first, difference, torch.zeros_like(end))
+    def _next(self, difference: Difference, end: PerPair) -> PerPair:
+        """How far the next h_i is: on if it was learnt, here if it got better, else back."""
+        search, gone = self.line_search, self.gone
+        farthest = torch.minimum(gone + search.d, self.length)
+        nearest = (gone - search.d).clamp(min=0)
+        on = search.best(gone, farthest, difference, self.expected)
+        back = search.best(gone, nearest, difference, torch.zeros_like(end))
         learnt, better = end <= LEARNT * self.expected, end < self.initial
-        stay_or_back = torch.where(better[:, None], self.handles, back)
-        return torch.where(learnt[:, None], on, stay_or_back)
+        return torch.where(learnt, on, torch.where(better, gone, back))
 
-    def _go_to(self, places: Points) -> Bool[Tensor, " n"]:
+    def _pull_to(self, places: Points) -> Bool[Tensor, " n"]:
         """Let the handles, which are what the features are pulled to, be elsewhere."""
         before = self.seen
         self.handles, self.seen = places, self._read(places, is_last=True)
