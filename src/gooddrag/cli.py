@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from gooddrag.commands import COMMANDS
+from gooddrag.commands import COMMANDS, INTERRUPTED
 from gooddrag.composition import check_job, choices_of, explain, run_jobs
 from gooddrag.manual import HELP, notes_of, page
 
 if TYPE_CHECKING:
     from gooddrag.composition import DictConfig
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT = 2
 
 
 def main() -> None:
@@ -73,8 +73,12 @@ def run_command(command: str, arguments: Sequence[str]) -> list[int]:
     root, task, _ = COMMANDS[command]
     arguments = _with_folders(arguments) if command == "report" else arguments
     failures: list[int] = []
+    here = os.getpid()
 
     def job(cfg: DictConfig) -> None:
+        if os.getpid() != here:  # a launcher's process: errors travel back and are explained here
+            check_job(cfg, root)
+            return task(cfg)
         with _explained() as statuses:
             check_job(cfg, root)
             task(cfg)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gooddrag.api import edit
-from gooddrag.composition import each_option, instantiate, plain
+from gooddrag.composition import each_option, instantiate, plain, space_of
 from gooddrag.manual import card, table
 from gooddrag.request import (
     benchmark_of,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from gooddrag.composition import DictConfig
     from gooddrag.data.dragset import DragSet
 
+INTERRUPTED = 130  # the exit status after Ctrl-C
 RESULTS = (
     "edited.png",
     "before_after.png",
@@ -159,6 +161,41 @@ def run_report(cfg: DictConfig) -> None:
     _say_where(output)
 
 
+def run_tune(cfg: DictConfig) -> None:
+    """gooddrag tune."""
+    from gooddrag.bench.tune import measured, tune
+    from gooddrag.callbacks.output import prepare
+
+    output = Path(text_of(cfg, "output") or "outputs/tune")
+    prepare(output, "resume")
+    settings = plain(cfg)
+    seeds = f"seed={','.join(map(str, settings['seeds']))}"
+
+    def objective(chosen: dict[str, Any]) -> float:
+        words = [f"{key}={value}" for key, value in chosen.items()]
+        fixed = [*settings["bench"], f"output='{output.resolve()}'", "report=false"]
+        # a process of its own: what one trial leaves in memory is no trouble to the next
+        done = subprocess.run([sys.executable, sys.argv[0], "bench", "-m", *fixed, *words, seeds])
+        if done.returncode == INTERRUPTED:
+            raise KeyboardInterrupt
+        if done.returncode != 0:
+            raise ValueError(f"{' '.join(words)}: the benchmark ended with {done.returncode}")
+        number = measured(output, words, settings["number"])
+        print(f"{' '.join(words)}: {settings['number']} {number:.4g}", flush=True)
+        return number
+
+    study = tune(
+        objective,
+        space_of(settings["space"]),
+        storage=settings["storage"] or f"sqlite:///{output.resolve() / 'study.db'}",
+        **{key: settings[key] for key in ("study", "trials", "direction", "seed")},
+    )
+    best = " ".join(f"{key}={value}" for key, value in study.best_params.items())
+    print(
+        f"best of {len(study.trials)} trials: {settings['number']} {study.best_value:.4g}: {best}"
+    )
+
+
 def run_pretrain(cfg: DictConfig) -> None:
     """gooddrag pretrain."""
     instantiate(cfg)
@@ -172,6 +209,7 @@ COMMANDS: dict[str, tuple[str, Callable[[DictConfig], None], str]] = {
     "bench": ("bench", run_bench, "run a method on a data set: records, pictures, a report"),
     "score": ("score", run_score, "score anybody's folder of results, with the same report"),
     "report": ("report", run_report, "tables and a page of what bench and score have left"),
+    "tune": ("tune", run_tune, "let Optuna choose numbers by what bench finds"),
     "pretrain": ("pretrain", run_pretrain, "train the built-in model"),
 }
 

@@ -11,13 +11,15 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gooddrag.memory import out_of_memory
 from gooddrag.settings import check_numbers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from gooddrag.bench.tune import Range
 
 EXPECTED = (ValueError, OSError, MemoryError)
 SWEEP = ("-m", "--multirun")
@@ -159,6 +161,44 @@ def each_option(root: str, group: str) -> dict[str, dict[str, Any]]:
 
     options = GlobalHydra.instance().config_loader().get_group_options(group)
     return {name: unresolved(compose(root, overrides=[f"{group}={name}"])) for name in options}
+
+
+def space_of(words: Sequence[str]) -> dict[str, Range | list[Any]]:
+    """What Hydra's words for sweeps say: interval, range, choice, and log as their tag.
+
+    Raises:
+        ValueError: a word that says one value only, or that Hydra does not know.
+
+    >>> space_of(["method.r1=range(1, 7)", "schedule=choice(aldd, spread)"])
+    {'method.r1': Range(low=1, high=6, whole=True, log=False), 'schedule': ['aldd', 'spread']}
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
+    from hydra.errors import HydraException
+
+    from gooddrag.bench.tune import Range
+
+    found: dict[str, Range | list[Any]] = {}
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException as error:
+            raise ValueError(explain(error)) from None
+        key, value = override.get_key_element(), override.value()
+        if isinstance(value, IntervalSweep):
+            low, high = cast(float, value.start), cast(float, value.end)
+            found[key] = Range(low, high, False, "log" in value.tags)
+        elif isinstance(value, RangeSweep) and value.step == 1:
+            low, end = cast(int, value.start), cast(int, value.stop)
+            found[key] = Range(low, end - 1, True, "log" in value.tags)
+        elif isinstance(value, ChoiceSweep):
+            found[key] = list(value.list)
+        else:
+            raise ValueError(
+                f"{word!r} says no range to tune in: write interval(low, high), range(first, end) "
+                "or choice(a, b)"
+            )
+    return found
 
 
 def job_of_sweep() -> str:
