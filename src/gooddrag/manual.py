@@ -26,6 +26,7 @@ gooddrag: click a point, click where it should go, and the picture follows.
   Every number is an override, every part a group, and -m sweeps over them:
     gooddrag edit method.B=5 method.lr=0.01 schedule=drag_first output=DIR
     gooddrag edit -m schedule=aldd,drag_first method.J=1,3 logger=csv
+    gooddrag edit method=dragdiffusion        or any other method of docs/methods.md
 
   Results go to a new folder below outputs/, or to output=DIR. A folder that holds a result is
   left alone unless existing=overwrite or existing=resume.

@@ -171,7 +171,8 @@ class Edit:
 
     Attributes:
         image: the edited picture, RGB in [0, 1], of the source's size.
-        handles: final handle positions, (x, y) in pixels.
+        handles: final handle positions, (x, y) in pixels; of methods that do not track, where
+            they put them.
         trajectory: how they got there; None for methods that do not track.
         seconds: wall-clock seconds per phase; of the whole batch the sample was edited in.
         peak_memory: bytes; on CUDA reserved on the device, elsewhere the process's maximum.
