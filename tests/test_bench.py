@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from omegaconf import OmegaConf
 
 from gooddrag.bench.records import Run, code_version, read_record, read_run, rows_of
 from gooddrag.bench.report import Reporter
@@ -29,6 +31,7 @@ from gooddrag.metrics.base import SampleMean
 from gooddrag.metrics.score import collection
 from tests import test_callbacks, tiny
 
+SWEEPS = Path(__file__).parents[1] / "experiments" / "sweeps"
 PROGRAM = Path(sys.executable).with_name("gooddrag")
 FAST = ["backbone=folder", "backbone.resolution=64", "backbone.dtype=float32", "report=false"]
 DRAG = ["method.steps=4", "method.K=2", "method.B=1", "method.J=1"]
@@ -552,6 +555,30 @@ class TestConf:
         cfg = compose("bench", [f"trainer={name}", "trainer.accelerator=cpu", "trainer.devices=1"])
         made = instantiate(cfg.trainer)
         assert made.predict_loop.inference_mode is False
+
+    @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
+    @pytest.mark.parametrize("end", [0, -1])
+    def test_wandb_sweeps_start_what_there_is(self, path, end):
+        from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+        sweep = yaml.safe_load(path.read_text())
+        chosen = {
+            name: {
+                "value": about["values"][end] if "values" in about else about[("min", "max")[end]]
+            }
+            for name, about in sweep["parameters"].items()
+        }
+        made = create_sweep_command_args({"args": chosen})["args_no_hyphens"]
+        *words, macro = sweep["command"]
+        assert macro == "${args_no_hyphens}"
+        assert words[:3] == ["${env}", "${program}", "bench"]
+        assert sweep["program"] == PROGRAM.name
+        cfg = compose("bench", words[3:] + made)
+        for name, found in chosen.items():
+            value = OmegaConf.select(cfg, name)
+            assert (value.name if name == "method" else value) == found["value"]
+        if sweep["method"] != "grid":
+            assert cfg.data.split == "validation"
 
     def test_data_sets_name_their_metrics(self):
         assert "truth_error" in compose("bench", []).metrics

@@ -803,3 +803,46 @@ class TestData:
     )
     def test_refuses(self, refused, bench, arguments, found):
         assert found in refused("data", *arguments)
+
+
+class TestBench:
+    DATA = ("data.count=2", "data.size=64", "metrics=default", "trainer=cpu", "tables.resamples=20")
+
+    def test_a_sweep_goes_into_one_folder_that_the_report_reads(self, run, here):
+        words = ["method=identity,paste", "seed=0,1", *self.DATA, "output=sweep"]
+        status, out, _ = run("bench", "-m", *words)
+        assert status == 0
+        assert out.count("2 of 2 samples done") == 4
+        folders = {path.name.rpartition("-")[0] for path in (here / "sweep").glob("world*")}
+        runs = {f"world_size=64-{m}-seed{s}" for m in ("identity", "paste") for s in (0, 1)}
+        assert folders == runs
+        report = (here / "sweep" / "report" / "report.md").read_text()
+        assert "## world size=64: 2 samples, 2 methods, 2 seeds (0, 1)" in report
+        for method in ("identity", "paste"):
+            assert f"| {method} | 4 / 4 | 2 |" in report
+        assert {path.name for path in here.iterdir()} == {"cat.png", "mask.png", "sweep"}
+
+    def test_numbers_are_told_apart_and_kept(self, run, here):
+        words = ["method=paste", *self.DATA, "output=sweep"]
+        for radius in ("method.radius=3,5", "method.radius=5,3"):
+            assert run("bench", "-m", radius, *words)[0] == 0
+        assert len(list((here / "sweep").glob("world*"))) == 2
+        status, out, _ = run("report", "sweep", "output=tables", "tables.resamples=20")
+        assert (status, out) == (0, "report: tables/report.html (and .md, .csv)\n")
+        report = (here / "tables" / "report.md").read_text()
+        assert "| paste method.radius=3 | 2 / 2 |" in report
+        assert "| paste method.radius=5 | 2 / 2 |" in report
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["batch=0"], "batch must be at least 1"),
+            (["existing=keep"], "existing must be resume, overwrite, refuse"),
+            (["data=drag100"], "data.root is missing"),
+            (["logger=csv"], "logger=none or wandb"),
+            (["data.root=x"], "data.root"),
+            (["tables.level=two"], "tables.level must be a number"),
+        ],
+    )
+    def test_bad_input(self, refused, words, message):
+        assert message in refused("bench", "method=identity", *words)

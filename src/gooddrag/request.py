@@ -119,7 +119,6 @@ def benchmark_of(cfg: DictConfig, output: Path) -> tuple[Trainer, Benchmark]:
         names=samples.names,
     )
     cfg.output = str(output)
-    prepare(output, "resume")
     benchmark = Benchmark(
         samples,
         run,
@@ -137,6 +136,7 @@ def benchmark_of(cfg: DictConfig, output: Path) -> tuple[Trainer, Benchmark]:
     # the report comes before the loggers, which send it
     heard = [BenchmarkBar(), *reporters, *_loggers_of(cfg)]
     trainer: Trainer = instantiate(cfg.trainer, callbacks=heard)
+    prepare(output, "resume")
     return trainer, benchmark
 
 

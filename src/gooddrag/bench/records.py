@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -79,7 +80,7 @@ class Run:
     def folder(self) -> Path:
         """Another key has another folder: nothing of another run is ever replaced."""
         words = (self.data, self.method, f"seed{self.seed}", digest_of(self.key)[:DIGITS])
-        return self.output / "-".join(word.replace("/", "_") for word in words)
+        return self.output / re.sub(r"[\s/]", "_", "-".join(words))
 
     def folder_of(self, name: str) -> Path:
         """Where a sample's record and pictures are."""
