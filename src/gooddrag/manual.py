@@ -16,6 +16,10 @@ gooddrag: click a point, click where it should go, and the picture follows.
   gooddrag adapt image=cat.jpg      only train the picture's LoRA and keep it
   gooddrag world count=10 output=DIR        render DragWorld samples with their true results
   gooddrag data                     where benchmarks come from; check or convert a copy of one
+  gooddrag bench data=world method=gooddrag   a method on a data set: records, pictures, a report
+  gooddrag score results=DIR data=drag100 data.root=DIR     score anybody's results likewise
+  gooddrag report DIR...            tables and a page of all that these have left below the folders
+  gooddrag tune                     let Optuna choose numbers by what bench finds
   gooddrag pretrain stage=vae output=DIR    train the built-in model
 
   Points are pixels, handle and target in turn; in the mask white may change, and without one
@@ -57,7 +61,8 @@ def page(
     lines = [f"gooddrag {command} [key=value ...]: {summary}", ""]
     if groups:
         lines += ["Groups (group=option; * is chosen)"]
-        lines += [f"  {name:<14}{_options(groups[name], chosen.get(name))}" for name in groups]
+        for name in groups:
+            lines += _wrapped(f"  {name:<14}{_options(groups[name], chosen.get(name))}", 16)
         lines += [""]
     lines += ["Settings (any of them can be given as key=value)"]
     lines += _settings(settings, notes, "")
@@ -134,12 +139,19 @@ def _settings(
     return lines
 
 
+def _wrapped(line: str, indent: int, width: int = 98) -> list[str]:
+    wrapper = textwrap.TextWrapper(
+        width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
+    return wrapper.wrap(line)
+
+
 def _line(setting: str, note: str, indent: int = 36, width: int = 98) -> list[str]:
     if not note:
-        return [setting]
+        return _wrapped(setting, 4)
     wrapped = [" " * indent + line for line in textwrap.wrap(note, width - indent)]
     if len(setting) >= indent:
-        return [setting, *wrapped]
+        return [*_wrapped(setting, 4), *wrapped]
     return [setting.ljust(indent) + wrapped[0].lstrip(), *wrapped[1:]]
 
 
