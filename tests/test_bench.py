@@ -306,6 +306,20 @@ class TestFailure:
         assert method.batches == [["s2"]]
         assert statuses(run) == {"s0": "done", "s1": "failed", "s2": "done"}
 
+    def test_of_a_batch_on_a_lost_device_what_was_done_is_kept(self, tmp_path):
+        def fail(samples):
+            names = [sample.name for sample in samples]
+            if len(names) > 1:
+                raise ValueError("one of them is wrong")
+            if names == ["s1"]:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        with pytest.raises(RuntimeError, match="illegal"):
+            bench(tmp_path, method=Recorder(fail), batch=3)
+        run, method = bench(tmp_path)
+        assert method.batches == [["s2"]]
+        assert statuses(run) == {"s0": "done", "s1": "failed", "s2": "done"}
+
     def test_metrics_that_cannot_be_loaded_end_the_run(self, tmp_path):
         with pytest.raises(ValueError, match="metric"):
             bench(tmp_path, metrics="nothing")

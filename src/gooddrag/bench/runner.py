@@ -26,6 +26,7 @@ from torchmetrics import MetricCollection
 from gooddrag.bench.records import (
     DONE,
     FAILED,
+    MISSING,
     PICTURE,
     RECORD,
     SAMPLES,
@@ -187,20 +188,20 @@ class Benchmark(LightningModule):
                 "existing=overwrite to do it again, or another output folder"
             )
         self.run.save()
-        known = [row for row in rows_of(self.run.folder, self.run.names) if "seed" in row]
+        rows = rows_of(self.run.folder, self.run.names)
+        known = [row for row in rows if row["status"] != MISSING]
         lines = (json.dumps(plain(row), ensure_ascii=False) + "\n" for row in known)
         write_bytes(self.run.folder / TABLE, "".join(lines).encode())
         self.known = self.news()
 
     def on_predict_start(self) -> None:
         """A request to end (SIGTERM, as from a cluster) ends like Ctrl-C."""
-        self._before = signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, _interrupt)
 
     def on_predict_epoch_end(self) -> None:
         """Wait for the other processes: only then are all records there."""
         self.trainer.strategy.barrier("benchmark")
         self.last_news = self.news() if self.trainer.is_global_zero else []
-        signal.signal(signal.SIGTERM, self._before)
 
     def predict_dataloader(self) -> Share:
         """What this process has to do."""
@@ -218,7 +219,8 @@ class Benchmark(LightningModule):
         with torch.enable_grad():
             lost = self._edit(todo) if todo else None
         for task in batch:
-            self._finish(task)
+            if task.edited or "failed_in" in task.record:  # all, unless the device was lost
+                self._finish(task)
         if lost is not None:
             raise lost
         return self.news() if self.trainer.is_global_zero else []
@@ -290,23 +292,21 @@ class Benchmark(LightningModule):
         try:
             edits = method(samples, seed=self.run.seed, callbacks=[self._effort])
         except Exception as error:
-            if len(tasks) == 1 or _device_lost(error):
+            lost: BaseException | None = error if _device_lost(error) else None
+            if len(tasks) == 1 or lost:
                 for task in tasks:
                     task.fail(error, EDIT)
-                return error if _device_lost(error) else None
+                tasks = []
         else:
             seconds = time.perf_counter() - start
             for task, edit in zip(tasks, edits, strict=True):
                 self._keep(task, edit, seconds, len(tasks))
             return None
-        gc.collect()  # the failed attempt's cycles hold tensors
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        if lost is None:
+            _release_memory()
         for task in tasks:
-            lost = self._edit([task])
-            if lost is not None:
-                return lost
-        return None
+            lost = lost or self._edit([task])
+        return lost
 
     def _keep(self, task: Task, edit: Edit, seconds: float, batch: int) -> None:
         """Write the pictures and note what the edit cost: a batch's costs in equal parts."""
@@ -411,14 +411,16 @@ def run_benchmark(trainer: Trainer, benchmark: Benchmark) -> None:
     Raises:
         KeyboardInterrupt: the run was ended; its records so far are on disk.
     """
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         trainer.predict(benchmark, return_predictions=False)
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         if not isinstance(stop.__context__, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _started(sample: DragSample, run: Run) -> dict[str, Any]:
@@ -430,6 +432,13 @@ def _started(sample: DragSample, run: Run) -> dict[str, Any]:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def _release_memory() -> None:
+    """What a failed attempt has left: its cycles hold tensors."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _device_lost(error: BaseException) -> bool:
