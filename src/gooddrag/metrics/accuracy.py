@@ -15,7 +15,7 @@ NORMS = ("once", "official")
 
 def patch_errors(
     source: Float[Tensor, "3 h w"],
-    edited: Float[Tensor, "3 h w"],
+    edited: Float[Tensor, "3 eh ew"],
     handles: Float[Tensor, "n 2"],
     targets: Float[Tensor, "n 2"],
     gamma: int,
@@ -72,24 +72,27 @@ def dragging_accuracy(errors: Float[Tensor, " n"], norm: str) -> Float[Tensor, "
 
 
 class DraggingAccuracy(SampleMean):
-    """Mean DAI over pictures: `dai_GAMMA`, or `dai_official_GAMMA` in the official norm.
+    """Mean DAI over pictures: `dai_GAMMA`, and in the official norm `dai_official_GAMMA`.
 
     Args:
         gammas: radii of the patches, pixels.
-        norm: "once" or "official", see `dragging_accuracy`.
+        norms: of "once" and "official", see `dragging_accuracy`.
+
+    Raises:
+        ValueError: an unknown norm.
     """
 
     higher_is_better = False
 
-    def __init__(self, *, gammas: Sequence[int], norm: str) -> None:
-        if norm not in NORMS:
-            raise ValueError(f"DAI's norm must be once or official, found {norm!r}")
-        prefix = "dai" if norm == "once" else f"dai_{norm}"
-        super().__init__([f"{prefix}_{gamma}" for gamma in gammas])
-        self.gammas, self.norm = tuple(gammas), norm
+    def __init__(self, *, gammas: Sequence[int], norms: Sequence[str]) -> None:
+        if not norms or not set(norms) <= set(NORMS):
+            raise ValueError(f"DAI's norms are once and official, found {', '.join(norms)}")
+        names = {"once": "dai", "official": "dai_official"}
+        super().__init__([f"{names[norm]}_{gamma}" for norm in norms for gamma in gammas])
+        self.gammas, self.norms = tuple(gammas), tuple(norms)
 
     def update(self, source: Tensor, edited: Tensor, handles: Tensor, targets: Tensor) -> None:
         """Count one edit; arguments as of `patch_errors`."""
         pairs = [patch_errors(source, edited, handles, targets, gamma) for gamma in self.gammas]
-        found = [dragging_accuracy(errors, self.norm) for errors in pairs]
+        found = [dragging_accuracy(errors, norm) for norm in self.norms for errors in pairs]
         self.add(dict(zip(self.names, found, strict=True)))

@@ -17,7 +17,7 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 @torch.no_grad()
 def image_fidelity(
-    source: Float[Tensor, "3 h w"], edited: Float[Tensor, "3 h w"], network: Perceptual, side: int
+    source: Float[Tensor, "3 h w"], edited: Float[Tensor, "3 eh ew"], network: Perceptual, side: int
 ) -> Float[Tensor, ""]:
     """1 - LPIPS of the pictures, resized bilinearly to side x side.
 
@@ -43,11 +43,8 @@ def image_fidelity(
     return 1 - network(*small).mean()
 
 
-def lpips(net: str) -> torch.nn.Module:
-    """LPIPS as its authors publish it; its weights come from the web the first time.
-
-    Args:
-        net: "alex", "vgg" or "squeeze".
+def lpips() -> Callable[..., torch.nn.Module]:
+    """The class of LPIPS as its authors publish it.
 
     Raises:
         ValueError: the package is not installed.
@@ -59,8 +56,8 @@ def lpips(net: str) -> torch.nn.Module:
             f"image fidelity needs LPIPS ({error}): pip install 'gooddrag[fidelity]', or leave the "
             "metric `fidelity` out"
         ) from None
-    network: torch.nn.Module = LPIPS(net=net, verbose=False)
-    return network.eval()
+    made: Callable[..., torch.nn.Module] = LPIPS
+    return made
 
 
 class ImageFidelity(SampleMean):
@@ -69,9 +66,13 @@ class ImageFidelity(SampleMean):
     Always show it beside the unedited picture's, which is 1.
 
     Args:
-        net: which LPIPS, loaded when it is first needed.
+        net: which LPIPS: "alex", "vgg" or "squeeze". Its weights are loaded, or come from the web,
+            when it is first needed.
         side: of the compared pictures, pixels.
         network: another distance in its place.
+
+    Raises:
+        ValueError: LPIPS is needed and not installed.
     """
 
     higher_is_better = True
@@ -79,9 +80,11 @@ class ImageFidelity(SampleMean):
     def __init__(self, *, net: str, side: int, network: Perceptual | None = None) -> None:
         super().__init__(["if"])
         self.net, self.side, self.network = net, side, network
+        if network is None:
+            lpips()  # what is missing is said at once
 
     def update(self, source: Tensor, edited: Tensor) -> None:
         """Count one edit; RGB in [0, 1]."""
         if self.network is None:
-            self.network = lpips(self.net).to(source.device)
+            self.network = lpips()(net=self.net, verbose=False).eval().to(source.device)
         self.add({"if": image_fidelity(source, edited, self.network, self.side)})

@@ -61,7 +61,7 @@ def bootstrap_mean(
 
 def bootstrap_difference(
     before: Float[Tensor, " n"],
-    after: Float[Tensor, " n"],
+    after: Float[Tensor, " m"],
     *,
     resamples: int,
     level: float,

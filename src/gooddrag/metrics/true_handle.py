@@ -245,7 +245,8 @@ class Search:
     def __init__(self, world: WorldEdit, fit: SceneFit, device: torch.device) -> None:
         self.fit, self.size = fit, world.source.shape[-1]
         self.way = Way.of(world, fit, device)
-        mask = world.mask.to(device)
+        mask, self.source = world.mask.to(device), world.source.to(device)
+        self.outside = mask[0] == 0
         self.coarse = View.of(self.way, mask, fit.coarse, fit.tube, smooth=True)
         self.fine = View.of(self.way, mask, fit.fine, fit.tube, smooth=False)
         low, high = self.way.limits
@@ -257,6 +258,7 @@ class Search:
     @torch.no_grad()
     def __call__(self, picture: Float[Tensor, "3 h w"]) -> TrueHandles:
         """Where the handles are in a picture, RGB in [0, 1]."""
+        picture = self._undrifted(picture)
         fit, small = self.fit, self.coarse.cut(picture)
         places, cost = self._step(self.coarse, self.places, self.scenes, self.slopes, small)
         places = places[cost.argsort()[: fit.starts]]
@@ -266,6 +268,13 @@ class Search:
         cost = self._cost(self.coarse, self.coarse.render(places) - small, places)
         place, residual = self._refine(places[cost.argmin()][None], picture)
         return self._report(place, residual, small)
+
+    def _undrifted(self, picture: Tensor) -> Tensor:
+        """Without the change of colours that the whole picture has, as seen outside the mask."""
+        if not self.outside.any():
+            return picture
+        drift = (picture - self.source)[:, self.outside].median(dim=1).values
+        return picture - drift[:, None, None]
 
     def _refine(self, place: Tensor, picture: Tensor) -> tuple[Tensor, float]:
         """The fine fit from one place on: the best place seen, and its mean difference."""

@@ -57,7 +57,7 @@ def similarity_map(
 
 
 def truth_errors(
-    edited: Float[Tensor, "3 h w"],
+    edited: Float[Tensor, "3 eh ew"],
     truth: Float[Tensor, "3 h w"],
     mask: Float[Tensor, "1 h w"],
 ) -> dict[str, Tensor]:
