@@ -509,7 +509,9 @@ class TestProgram:
 
     def words(self, drags, tiny_folder, output, *more):
         data = ["data=folder", f"data.root={drags}", f"backbone.path={tiny_folder}"]
-        return ["bench", *data, f"output={output}", *FAST, *more]
+        flags = [word for word in more if word.startswith("-")]  # which Hydra wants first
+        rest = [word for word in more if word not in flags]
+        return ["bench", *flags, *data, f"output={output}", *FAST, *rest]
 
     def test_kill_at_any_moment_loses_at_most_what_is_in_flight(self, drags, tiny_folder, tmp_path):
         words = ["adapt=none", "trainer=cpu", *DRAG]
@@ -550,17 +552,19 @@ class TestProgram:
         assert all(json.loads(path.read_text())["status"] == "done" for path in kept)
 
     def test_two_processes_make_the_same_bits_as_one(self, drags, tiny_folder, tmp_path):
-        words = [*DRAG, *LORA, "data.limit=5", f"cache={tmp_path}/${{trainer.devices}}"]
-        one = ["trainer=cpu", *words]
-        two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", *words]
-        finished(tmp_path, *self.words(drags, tiny_folder, tmp_path / "one", *one))
-        out = finished(tmp_path, *self.words(drags, tiny_folder, tmp_path / "two", *two))
-        assert out.count("5 of 5 samples done") == 1
-        (one,), (two,) = (list((tmp_path / name).glob("folder-*")) for name in ("one", "two"))
-        assert one.name == two.name
-        assert table(one) == table(two)
-        for path in one.rglob("edited.png"):
-            assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
+        words = [*DRAG, *LORA, "data.limit=3", f"cache={tmp_path}/${{trainer.devices}}", "-m"]
+        one = ["trainer=cpu", *words, "seed=0,1"]
+        two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", *words, "seed=0,1"]
+        for name, sweep in (("one", one), ("two", two)):
+            out = finished(tmp_path, *self.words(drags, tiny_folder, tmp_path / name, *sweep))
+            assert out.count("3 of 3 samples done") == 2  # the jobs of the sweep, told once each
+        ones, twos = (sorted((tmp_path / name).glob("folder-*")) for name in ("one", "two"))
+        assert len(ones) == 2
+        for one, two in zip(ones, twos, strict=True):
+            assert one.name == two.name
+            assert table(one) == table(two)
+            for path in one.rglob("edited.png"):
+                assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
 
 
 class TestConf:

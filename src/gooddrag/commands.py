@@ -226,7 +226,7 @@ def _benchmark(cfg: DictConfig, output: Path) -> list[dict[str, Any]]:
 
     trainer, benchmark = benchmark_of(cfg, output)
     _say_what_loads(cfg)
-    with restartable(output):
+    with restartable(output, benchmark.run.code):
         run_benchmark(trainer, benchmark)
     run = benchmark.run
     rows = rows_of(run.folder, run.names)

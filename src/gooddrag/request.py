@@ -141,13 +141,17 @@ def benchmark_of(cfg: DictConfig, output: Path) -> tuple[Trainer, Benchmark]:
 
 
 @contextmanager
-def restartable(output: Path) -> Iterator[None]:
-    """What is started again for further devices writes into this folder, and leaves no trace here.
+def restartable(output: Path, code: str) -> Iterator[None]:
+    """What is started again for further devices does the same, and leaves no trace here.
 
     Lightning starts `sys.argv` again, with the variables that it sets for its processes.
+
+    Args:
+        output: the folder of the runs.
+        code: the version of the code, whose sources may be worked on meanwhile.
     """
     words, variables = list(sys.argv), dict(os.environ)
-    sys.argv.append(f"output='{output.resolve()}'")
+    sys.argv += [f"output='{output.resolve()}'", f"code='{code}'"]
     try:
         yield
     finally:

@@ -179,7 +179,17 @@ class Benchmark(LightningModule):
         return self._makers[1](self.device)
 
     def setup(self, stage: str) -> None:
-        """Put the run's files in order: run.json, and a table of the records that are there."""
+        """Put the run's files in order: run.json, and a table of the records that are there.
+
+        Raises:
+            ValueError: the run is there and should not be, or this process is about to do another.
+        """
+        first = self.trainer.strategy.broadcast(str(self.run.folder.resolve()))
+        if first != str(self.run.folder.resolve()):
+            raise ValueError(
+                f"this process would write into {self.run.folder}, and the first one into {first}: "
+                "give all of them the same settings, code and working folder"
+            )
         if not self.trainer.is_global_zero:
             return
         if self.rules.existing == "refuse" and self.run.folder.exists():
