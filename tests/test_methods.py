@@ -231,7 +231,7 @@ class TestSDEDrag:
         for k in range(self.levels.count):
             alphas = self.levels.down(k)
             w = sde_drag.step_noise(x, eps, x_prev, *alphas)
-            found = sde_drag.step_mean(x, eps, *alphas) + sde_drag.spread(*alphas) * w
+            found = sde_drag.step_mean(x, eps, *alphas) + sde_drag.sigma(*alphas) * w
             torch.testing.assert_close(found, x_prev)
 
     def test_noise_has_the_level_s_variance(self) -> None:
@@ -249,7 +249,7 @@ class TestSDEDrag:
         a_from, a_to = self.levels.down(5)
         eps = torch.ones(1, 1, 1, 1)
         mean = sde_drag.step_mean(torch.sqrt(1 - a_from) * eps, eps, a_from, a_to)
-        total = mean**2 + sde_drag.spread(a_from, a_to) ** 2
+        total = mean**2 + sde_drag.sigma(a_from, a_to) ** 2
         torch.testing.assert_close(total.squeeze(), 1 - a_to)
 
     def test_no_move_gives_the_picture_back(self, tiny_folder: Path) -> None:

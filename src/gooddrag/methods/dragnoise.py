@@ -58,12 +58,12 @@ class BottleneckOptimization(DragOptimization):
 
     def __init__(self, *, until: int, **parts: Any) -> None:
         super().__init__(**parts)
+        plain = self.denoising
         self.z.requires_grad_(False)
-        text, times, attention = (
-            getattr(self.denoising, x) for x in ("text", "times", "attention")
+        self.s = nn.Parameter(self.backbone.bottleneck(self.z, self.t, plain.text))
+        self.denoising = SemanticPropagation(
+            self.backbone, plain.text, plain.times, plain.attention, self.s, until
         )
-        self.s = nn.Parameter(self.backbone.bottleneck(self.z, self.t, text))
-        self.denoising = SemanticPropagation(self.backbone, text, times, attention, self.s, until)
 
     @property
     def optimised(self) -> nn.Parameter:

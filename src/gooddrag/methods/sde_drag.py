@@ -101,20 +101,20 @@ def perturb(x: Latent, noise: Latent, a_from: Tensor, a_to: Tensor) -> Latent:
     return root(ratio) * x + root(1 - ratio) * noise
 
 
-def spread(a_from: Tensor, a_to: Tensor) -> Tensor:
-    """sigma of DDIM at eta = 1 (cycle_sde.py:131-163)."""
+def sigma(a_from: Tensor, a_to: Tensor) -> Tensor:
+    """The deviation of a random DDIM step, eta = 1 (cycle_sde.py:131-163)."""
     return root((1 - a_to) / (1 - a_from)) * root(1 - a_from / a_to)
 
 
 def step_mean(x: Latent, eps: Latent, a_from: Tensor, a_to: Tensor) -> Latent:
     """m(x_t, eps) = sqrt(a_{t-s}) z_0(x_t, eps) + sqrt(1 - a_{t-s} - sigma^2) eps."""
-    sigma = spread(a_from, a_to)
-    return root(a_to) * predict_z0(x, eps, a_from) + root(1 - a_to - sigma**2) * eps
+    towards = root(1 - a_to - sigma(a_from, a_to) ** 2)
+    return root(a_to) * predict_z0(x, eps, a_from) + towards * eps
 
 
 def step_noise(x: Latent, eps: Latent, x_prev: Latent, a_from: Tensor, a_to: Tensor) -> Latent:
     """w = (x_{t-s} - m(x_t, eps)) / sigma: the noise that leads from x_t to a known x_{t-s}."""
-    return (x_prev - step_mean(x, eps, a_from, a_to)) / spread(a_from, a_to)
+    return (x_prev - step_mean(x, eps, a_from, a_to)) / sigma(a_from, a_to)
 
 
 def guidance_scale(k: int, count: int, scale: float) -> float:
@@ -344,5 +344,5 @@ class SDEDrag(LatentEditor):
         eps = plain + guidance_scale(k, self.levels.count, s.scale) * (prompted - plain)
         alphas = self.levels.down(k)
         w = step_noise(before, eps[:, 1], after, *alphas)
-        x = step_mean(x, eps[:, 0], *alphas) + spread(*alphas) * w
+        x = step_mean(x, eps[:, 0], *alphas) + sigma(*alphas) * w
         return torch.where(mask, x, after)
