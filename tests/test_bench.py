@@ -18,8 +18,9 @@ from omegaconf import OmegaConf
 
 from gooddrag.bench.records import Run, code_version, read_record, read_run, rows_of
 from gooddrag.bench.report import Reporter
-from gooddrag.bench.runner import Benchmark, Rules, run_benchmark
+from gooddrag.bench.runner import Benchmark, run_benchmark
 from gooddrag.bench.tables import Settings
+from gooddrag.bench.tasks import Rules
 from gooddrag.composition import composer, instantiate, plain
 from gooddrag.data import read_image, write_sample
 from gooddrag.data.dragset import DragSet

@@ -93,8 +93,9 @@ def benchmark_of(cfg: DictConfig, output: Path) -> tuple[Trainer, Benchmark]:
     from gooddrag.bench.progress import BenchmarkBar
     from gooddrag.bench.records import Run, code_version
     from gooddrag.bench.report import Reporter
-    from gooddrag.bench.runner import Benchmark, Rules
+    from gooddrag.bench.runner import Benchmark
     from gooddrag.bench.tables import Settings
+    from gooddrag.bench.tasks import Rules
     from gooddrag.callbacks.output import prepare
     from gooddrag.metrics.score import collection
 

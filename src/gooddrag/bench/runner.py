@@ -11,10 +11,8 @@ import gc
 import json
 import signal
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,6 @@ from torchmetrics import MetricCollection
 
 from gooddrag.bench.records import (
     DONE,
-    FAILED,
     MISSING,
     PICTURE,
     RECORD,
@@ -33,13 +30,13 @@ from gooddrag.bench.records import (
     TABLE,
     Run,
     digest_of,
-    read_record,
     row_of,
     rows_of,
 )
+from gooddrag.bench.tasks import EDIT, SCORE, Rules, Share, Task, task_of
 from gooddrag.callbacks.output import remove_old
 from gooddrag.callbacks.scalars import edit_summary
-from gooddrag.callbacks.writer import now, start_record, trajectory_dict
+from gooddrag.callbacks.writer import now, trajectory_dict
 from gooddrag.data.digest import sample_digest
 from gooddrag.data.dragset import DragSet
 from gooddrag.data.files import plain, write_bytes, write_json
@@ -50,9 +47,6 @@ from gooddrag.memory import out_of_memory
 from gooddrag.methods.base import Method
 from gooddrag.metrics.score import score
 from gooddrag.types import DragSample, Edit
-
-EXISTING = ("resume", "overwrite", "refuse")
-READ, EDIT, SCORE = "read", "edit", "score"  # where a sample can fail
 
 
 class Effort(EditCallback):
@@ -77,58 +71,6 @@ class Effort(EditCallback):
     def on_phase_advance(self, phase: str, loss: Tensor | None = None) -> None:
         """Count a step."""
         self.steps[phase] = self.steps.get(phase, 0) + 1
-
-
-@dataclass
-class Task:
-    """One sample of the benchmark.
-
-    Attributes:
-        index: in the data set.
-        name: of the sample.
-        sample: None if it cannot be read.
-        record: what is known so far.
-        edited: whether its edit is there already and only the metrics are to be computed.
-    """
-
-    index: int
-    name: str
-    sample: DragSample | None
-    record: dict[str, Any] = field(default_factory=dict)
-    edited: bool = False
-
-    def fail(self, error: BaseException, where: str) -> None:
-        """Note that it failed; the record keeps text only, so that nothing is kept in memory."""
-        told = "".join(traceback.format_exception(error))
-        reason = f"{type(error).__name__}: {error}"
-        self.record |= {"status": FAILED, "failed_in": where, "error": reason, "traceback": told}
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is done with samples and with records that are there.
-
-    Attributes:
-        batch: pictures edited side by side.
-        existing: records of the same edit: "resume" keeps them, "overwrite" replaces them,
-            "refuse" stops before anything is done.
-        retry_failed: with resume, samples that failed are tried again.
-        rounding: of edited.png, see `to_uint8`.
-
-    Raises:
-        ValueError: an unknown word, or a batch of no picture.
-    """
-
-    batch: int
-    existing: str
-    retry_failed: bool
-    rounding: str
-
-    def __post_init__(self) -> None:
-        if self.existing not in EXISTING:
-            raise ValueError(f"existing must be {', '.join(EXISTING)}; found {self.existing!r}")
-        if self.batch < 1:
-            raise ValueError(f"batch must be at least 1, found {self.batch}")
 
 
 class Benchmark(LightningModule):
@@ -215,7 +157,9 @@ class Benchmark(LightningModule):
 
     def predict_dataloader(self) -> Share:
         """What this process has to do."""
-        return Share(self, self.trainer.global_rank, self.trainer.world_size)
+        find = partial(task_of, self.samples, self.run, self.rules, self.metrics_sha256)
+        mine = range(self.trainer.global_rank, len(self.samples), self.trainer.world_size)
+        return Share(find, mine, self.rules.batch)
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -235,26 +179,6 @@ class Benchmark(LightningModule):
             raise lost
         return self.news() if self.trainer.is_global_zero else []
 
-    def task(self, index: int) -> Task | None:
-        """What is to be done with a sample; None if its record is valid.
-
-        Raises:
-            ValueError: the folder holds the record of another picture of the same name.
-        """
-        name = self.samples.names[index]
-        task = Task(index, name, None, {"name": name, **self._about_run()})
-        try:
-            task.sample = self.samples[index]
-        except Exception as error:
-            task.fail(error, READ)
-        else:
-            task.record = _started(task.sample, self.run) | self._about_run()
-        old = read_record(self.run.folder_of(name)) or {}
-        todo = self._todo(task, old)
-        if todo == SCORE:
-            task.record, task.edited = old, True
-        return task if todo else None
-
     def news(self) -> list[dict[str, Any]]:
         """The rows that any process has added to the table since the last call."""
         with open(self.run.folder / TABLE, "rb") as file:
@@ -263,30 +187,6 @@ class Benchmark(LightningModule):
         whole = content[: content.rfind(b"\n") + 1]
         self._read_to += len(whole)
         return [json.loads(line) for line in whole.splitlines()]
-
-    def _todo(self, task: Task, old: Mapping[str, Any]) -> str | None:
-        """What is to be done, given the record that is there: EDIT, SCORE or nothing."""
-        failed_in, digest = old.get("failed_in"), task.record.get("sample_sha256")
-        again = failed_in is not None and self.rules.retry_failed
-        if not old or self.rules.existing == "overwrite":
-            return EDIT
-        if digest is None:  # it cannot be read; a result of when it could is kept
-            return EDIT if again and failed_in == READ else None
-        if old.get("sample_sha256", digest) != digest:
-            raise ValueError(
-                f"{self.run.folder_of(task.name)} holds the result of another picture of that "
-                "name: give another output folder, or existing=overwrite to replace it"
-            )
-        if any(old.get(key) != value for key, value in self.run.key.items()) or failed_in == READ:
-            return EDIT
-        if failed_in == EDIT:
-            return EDIT if again else None
-        if not (self.run.folder_of(task.name) / PICTURE).exists():
-            return EDIT
-        return SCORE if again or old.get("metrics_sha256") != self.metrics_sha256 else None
-
-    def _about_run(self) -> dict[str, Any]:
-        return {"data": self.run.data, "label": self.run.label, **self.run.key}
 
     def _edit(self, tasks: Sequence[Task]) -> BaseException | None:
         """Edit samples of one size; a batch that fails is tried again picture by picture.
@@ -387,34 +287,6 @@ class Benchmark(LightningModule):
         write_png(folder / "points.png", to_uint8(drawn))
 
 
-class Share:
-    """What one process has to do, in batches of pictures of one size; samples are read on the way.
-
-    Args:
-        benchmark: knows which samples are left.
-        rank: every sample whose index leaves this rest belongs here.
-        processes: when divided by this.
-    """
-
-    def __init__(self, benchmark: Benchmark, rank: int, processes: int) -> None:
-        self.benchmark, self.rank, self.processes = benchmark, rank, processes
-
-    def __iter__(self) -> Iterator[list[Task]]:
-        waiting: dict[tuple[int, int], list[Task]] = {}
-        for index in range(self.rank, len(self.benchmark.samples), self.processes):
-            task = self.benchmark.task(index)
-            if task is None:
-                continue
-            if task.sample is None or task.edited:
-                yield [task]
-                continue
-            alike = waiting.setdefault(task.sample.size, [])
-            alike.append(task)
-            if len(alike) == self.benchmark.rules.batch:
-                yield waiting.pop(task.sample.size)
-        yield from waiting.values()
-
-
 def run_benchmark(trainer: Trainer, benchmark: Benchmark) -> None:
     """`Trainer.predict`; Ctrl-C and SIGTERM come as KeyboardInterrupt.
 
@@ -431,13 +303,6 @@ def run_benchmark(trainer: Trainer, benchmark: Benchmark) -> None:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _started(sample: DragSample, run: Run) -> dict[str, Any]:
-    """What is known of a sample before its edit; the configuration stands in run.json."""
-    record = start_record(sample, {}, run.seed)
-    del record["config"]
-    return record | {"category": sample.category, "task": sample.task}
 
 
 def _interrupt(*_: object) -> None:
