@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
-    from gooddrag.api import edit, load_data, load_method
+    from gooddrag.api import edit, load_data, load_method, load_metrics
     from gooddrag.types import DragSample, Edit
 
-__all__ = ["DragSample", "Edit", "edit", "load_data", "load_method"]
+__all__ = ["DragSample", "Edit", "edit", "load_data", "load_method", "load_metrics"]
 __version__ = "0.1.0"
 
 
@@ -28,6 +28,7 @@ HOMES = {
     "edit": "api",
     "load_data": "api",
     "load_method": "api",
+    "load_metrics": "api",
 }
 
 

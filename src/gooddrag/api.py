@@ -1,4 +1,4 @@
-"""From Python: a method or a data set as conf/ describes it, and an edit."""
+"""From Python: a method, a data set or metrics as conf/ describes them, and an edit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from gooddrag.composition import composer, groups_among, instantiate, unresolved
 from gooddrag.settings import check_numbers
 
 if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
     from gooddrag.data.dragset import DragSet
     from gooddrag.events import EditCallback
     from gooddrag.types import DragSample, Edit
@@ -53,6 +55,25 @@ def load_data(name: str = "world", overrides: Sequence[str] = ()) -> DragSet:
         check_numbers(unresolved(cfg), unresolved(compose("datasets", groups_among(words))))
     samples: DragSet = instantiate(cfg.data)
     return samples
+
+
+def load_metrics(name: str = "default", overrides: Sequence[str] = ()) -> MetricCollection:
+    """A set of metrics as conf/ describes it, for `gooddrag.metrics.score`.
+
+    Args:
+        name: a file of conf/metrics.
+        overrides: in Hydra's form, say ["metrics.dai.gammas=[10]"].
+
+    Raises:
+        ValueError: settings that cannot work, or something that is not installed.
+    """
+    from gooddrag.metrics import collection
+
+    words = ["data=world", f"metrics={name}", *overrides]
+    with composer() as compose:
+        cfg = compose("score", words)
+        check_numbers(unresolved(cfg), unresolved(compose("score", groups_among(words))))
+    return collection(instantiate(cfg.metrics))
 
 
 def edit(
