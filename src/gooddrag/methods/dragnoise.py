@@ -1,9 +1,9 @@
 """DragNoise: drag the UNet's bottleneck at one step, and let it speak in the steps after.
 
-arXiv 2404.01050 (CVPR 2024), written from the paper's description; no code of it was used. The
-latent is left as it was inverted. What is optimised is s_t, the output of the UNet's middle block,
-so that gradients pass through the decoder only; the optimised s_t then replaces the bottleneck of
-the following steps, until the picture's details are made.
+arXiv 2404.01050 (CVPR 2024), written from what is known of the paper, whose full text was not at
+hand; no code of it was used. The latent is left as it was inverted. What is optimised is s_t, the
+output of the UNet's middle block, so that gradients pass through the decoder only; the optimised
+s_t then replaces the bottleneck of the following steps, until the picture's details are made.
 
 The parts are those of the other methods: motion supervision, point tracking, the mask term on
 z_{t-1}, which here depends on s_t by way of the noise.

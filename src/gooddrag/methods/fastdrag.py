@@ -1,6 +1,7 @@
 """A drag in one step: warp the inverted latent like a sheet of rubber, and denoise it.
 
-After FastDrag (arXiv 2405.15769), written from the paper's description; no code of it was used.
+After FastDrag (arXiv 2405.15769), written from what is known of the paper, whose full text was not
+at hand; no code of it was used.
 
 The paper's: the inverted latent is warped once, without optimisation (its latent warpage
 function); how far a cell goes with a handle falls from 1 at the handle to 0 at a circle round the

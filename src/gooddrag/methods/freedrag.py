@@ -1,8 +1,9 @@
 """FreeDrag: drag features to where a handle should be, instead of asking where it went.
 
-arXiv 2307.04684 (CVPR 2024), written from the paper's description; no code of it was used. The way
-of a pair is a chain of sub-motions along the line to its target. In each, at most so many gradient
-steps make the features round the place h_i like a template T_i; then
+arXiv 2307.04684 (CVPR 2024), written from what is known of the paper, whose full text was not at
+hand; no code of it was used. The way of a pair is a chain of sub-motions along the line to its
+target. In each, at most so many gradient steps make the features round the place h_i like a
+template T_i; then
 
     T_i' = lambda F(h_i) + (1 - lambda) T_i,   lambda = 1 / (1 + exp(a (L_end - b))),
 
