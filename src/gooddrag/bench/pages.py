@@ -301,17 +301,18 @@ PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>GoodDrag report</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1500px; padding: 0 1.5em;
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1600px; padding: 0 1.5em;
   color: #1c1c1c; background: #fff }
 h1, h2, h3 { font-weight: 600; line-height: 1.2 }
 h2 { margin-top: 2em; border-bottom: 2px solid #1c1c1c; padding-bottom: .2em }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th { text-align: right; font-weight: 600; border-bottom: 1px solid #888; white-space: nowrap }
-th, td { padding: .3em .7em; vertical-align: top }
+th, td { padding: .3em .55em; vertical-align: top }
 td { text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 td small, .sheet small { display: block; color: #6b6b6b; font-size: .8em }
 .better { font-weight: 600; color: #0a6b2d } .worse { font-weight: 600; color: #a32018 }
+details { display: inline-block; margin-right: 1.6em } details[open] { display: block }
 .wide { overflow-x: auto } summary { cursor: pointer; font-weight: 600; margin: .5em 0 }
 .sheet td, .sheet th { text-align: left; padding: .25em } .sheet img { display: block }
 .sheet td:first-child { white-space: normal; max-width: 11em; overflow-wrap: anywhere }
