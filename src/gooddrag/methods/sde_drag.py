@@ -5,9 +5,9 @@ whose latents are kept; a patch round each handle is copied a little nearer to i
 then re-uses, at each step, the very noise that leads back from one kept latent to the one before,
 so that whatever was not touched comes back. Then the next move.
 
-Written from the paper and from notes on the official code at commit 881364a (cycle_sde.py,
-utils/drag.py; bench = sdedrag_dragbench.py), of which nothing is copied. Places are (x, y) in whole
-latent cells here, as there.
+Written from notes on the official code at commit 881364a (cycle_sde.py, utils/drag.py; bench =
+sdedrag_dragbench.py), of which nothing is copied, and from what is known of the paper. Places are
+(x, y) in whole latent cells here, as there.
 """
 
 from __future__ import annotations
