@@ -1,8 +1,8 @@
 """Make the pictures of the README: python docs/make_images.py
 
 docs/images/edits.jpg is what `gooddrag edit demo.index=N` shows for four test pictures,
-docs/images/dragworld.jpg the nine families of DragWorld. docs/images/report.jpg is the top of a report
-as a browser shows it: `gooddrag bench -m method=identity,paste,fastdrag,gooddrag` on six test pictures.
+docs/images/dragworld.jpg the nine families of DragWorld. docs/images/report.jpg is the top of a
+report's page in a browser, of six test pictures by method=identity,paste,fastdrag,gooddrag.
 """
 
 from __future__ import annotations
