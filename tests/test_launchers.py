@@ -129,22 +129,27 @@ def slurm(tmp_path) -> Iterator[Path]:
             started.append(subprocess.Popen(command, env=env, stdout=quiet, stderr=quiet))
             time.sleep(1)
         until = time.monotonic() + 30
-        while "idle" not in (state := nodes(env)) and time.monotonic() < until:
+        while "idle" not in (state := said(env, "sinfo", "-h", "-o", "%t")):
+            if time.monotonic() > until:
+                break
             time.sleep(0.5)
         if "idle" not in state:
             log = folder / "slurmctld.log"
             told = log.read_text()[-500:] if log.exists() else "no log"
             pytest.skip(f"Slurm does not come up on this machine: {state}, {told}")
         yield conf
+        until = time.monotonic() + 60
+        while said(env, "squeue", "-h") and time.monotonic() < until:
+            time.sleep(0.5)  # a job's result is there before the job has ended
     finally:
         for process in reversed(started):
             process.terminate()
             process.wait(timeout=30)
 
 
-def nodes(env: dict[str, str]) -> str:
-    """What sinfo says of the nodes."""
-    found = subprocess.run(["sinfo", "-h", "-o", "%t"], env=env, capture_output=True, text=True)
+def said(env: dict[str, str], *command: str) -> str:
+    """What a command of Slurm's says."""
+    found = subprocess.run(command, env=env, capture_output=True, text=True)
     return (found.stdout + found.stderr).strip()
 
 
