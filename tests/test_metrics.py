@@ -17,7 +17,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from gooddrag import seeding
+from gooddrag import load_metrics, seeding
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.composition import composer, instantiate
 from gooddrag.data import read_sample
@@ -157,6 +157,8 @@ for grey in ([0.0, 1.0], [0.5])[rank]:  # ranks need not have equally many sampl
     picture = torch.zeros(3, 9, 9)
     metric.update(picture, picture + grey, point, point)
 print(float(metric.compute()["dai_1"]))
+distributed.barrier()
+distributed.destroy_process_group()
 """
 
 
@@ -511,7 +513,14 @@ class TestScore:
         with pytest.raises(ValueError, match="bring them to one size"):
             score(collection(metrics_of("default")), to_sample(world), world.source[:, 1:])
 
-    def test_sets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_from_python(self, world: WorldEdit) -> None:
+        metrics = load_metrics("truth", ["metrics.dai.gammas=[3]", "metrics.dai.norms=[once]"])
+        row = score(metrics, to_sample(world), world.truth, world)
+        assert {name for name in row if name.startswith("dai")} == {"dai_3"}
+        with pytest.raises(ValueError, match="once and official, found both"):
+            load_metrics("dai", ["metrics.dai.norms=[both]"])
+
+    def test_sets(self) -> None:
         assert metrics_of("default").keys() == {"dai"}
         assert metrics_of("truth").keys() == {"dai", "truth_error", "true_handle"}
         with composer() as compose:

@@ -107,7 +107,8 @@ class TestEveryEdit:
         # handles and targets of the sample are whole pixels, the scene's are not
         assert source.distance == pytest.approx(float(floored), abs=1.0)
         assert source.error == pytest.approx(source.distance, abs=0.5)
-        assert truth.error < 0.4
+        # the last bit of what vanishes cannot be seen
+        assert truth.error < 0.4 + 0.03 * source.distance * (world.task == "removal")
         assert (source.way, truth.way) == pytest.approx((0, 1), abs=0.03)
         middle = handles(search, 0.5) - handles(search, 1)
         assert half.error == pytest.approx(float(middle.norm(dim=1).mean()), abs=0.8)

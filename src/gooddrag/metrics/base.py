@@ -33,9 +33,10 @@ class SampleMean(Metric):
 
     def add(self, numbers: Mapping[str, float | Tensor]) -> None:
         """Count one sample's numbers."""
-        row = torch.tensor([float(numbers[name]) for name in self.names]).to(self.total)
-        self.total += row.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-        self.count += (~row.isnan()).to(self.count)
+        row = self.total.new_tensor([float(numbers[name]) for name in self.names])
+        applies = ~row.isnan()
+        self.total += row.where(applies, 0)
+        self.count += applies
 
     def compute(self) -> dict[str, Tensor]:
         """The mean of each number over the samples that have it."""
