@@ -39,3 +39,13 @@ def backbone(tiny_folder: Path) -> StableDiffusion:
 def backbone64(tiny_folder: Path) -> StableDiffusion:
     """The tiny pipeline in float64."""
     return tiny.load(tiny_folder, "float64")
+
+
+@pytest.fixture
+def wandb_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """W&B writes below the test's own folder, and nothing outside decides how."""
+    for key in [key for key in os.environ if key.startswith("WANDB_")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.chdir(tmp_path)

@@ -382,15 +382,8 @@ class TestMethods:
             assert (one - three).abs().max() <= 1.01 / 255
 
 
+@pytest.mark.usefixtures("wandb_offline")
 class TestWandb:
-    @pytest.fixture(autouse=True)
-    def _offline(self, monkeypatch, tmp_path):
-        for key in [key for key in os.environ if key.startswith("WANDB_")]:
-            monkeypatch.delenv(key)
-        monkeypatch.setenv("WANDB_MODE", "offline")
-        monkeypatch.setenv("WANDB_SILENT", "true")
-        monkeypatch.chdir(tmp_path)
-
     def reporter(self, output) -> Reporter:
         tables = plain(compose("bench", ["tables.resamples=9"]).tables)
         return Reporter(output, Settings(**tables))

@@ -601,15 +601,8 @@ def wandb_items(items):
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
+@pytest.mark.usefixtures("wandb_offline")
 class TestWandb:
-    @pytest.fixture(autouse=True)
-    def _offline(self, monkeypatch, tmp_path):
-        for key in [key for key in os.environ if key.startswith("WANDB_")]:
-            monkeypatch.delenv(key)
-        monkeypatch.setenv("WANDB_MODE", "offline")
-        monkeypatch.setenv("WANDB_SILENT", "true")
-        monkeypatch.chdir(tmp_path)
-
     def test_offline_runs_are_read_back(self, tmp_path):
         from gooddrag.callbacks.wandb_logger import WandbEdit
 

@@ -17,6 +17,7 @@ from torch import Tensor
 ROWS, COLUMNS = 64, 64  # pixels and channels of a tile
 BLOCK = 1024  # elements of a sum
 MEMBERS = 128  # the most channels that a group may have
+VALUES = 4096  # of tiles that are joined at a time
 SIZES = ["pixels", "channels", "chunks", "size", "total"]  # one kernel serves all of them
 
 
@@ -224,7 +225,7 @@ def _gradient(
 def together(size: int) -> tuple[int, int]:
     """How many tiles are joined at a time, of a group of that many channels, and those padded."""
     members = triton.next_power_of_2(size)
-    return 4096 // members, members
+    return VALUES // members, members
 
 
 class _GroupNorm(torch.autograd.Function):
