@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -42,10 +43,18 @@ def backbone64(tiny_folder: Path) -> StableDiffusion:
 
 
 @pytest.fixture
-def wandb_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """W&B writes below the test's own folder, and nothing outside decides how."""
+def wandb_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """W&B writes below the test's own folder; no other test decides how, by variables or settings.
+
+    W&B reads them once for each process, and keeps them until its teardown.
+    """
+    import wandb
+
+    wandb.teardown()
     for key in [key for key in os.environ if key.startswith("WANDB_")]:
         monkeypatch.delenv(key)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.chdir(tmp_path)
+    yield
+    wandb.teardown()

@@ -258,9 +258,7 @@ class TestEdit:
         assert made.name.startswith("cat_")
         assert load(made / "record.json")["status"] == "done"
 
-    def test_wandb_offline_is_read_back(self, run, here, monkeypatch):
-        monkeypatch.setenv("WANDB_MODE", "offline")
-        monkeypatch.setenv("WANDB_SILENT", "true")
+    def test_wandb_offline_is_read_back(self, run, here, wandb_offline):
         arguments = ["image=cat.png", POINTS, "output=output", "logger=wandb"]
         assert run("edit", *arguments, *FAST, "method.J=2")[0] == 0
         (found,) = test_callbacks.TestWandb().runs(here / "output" / "wandb")
