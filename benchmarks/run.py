@@ -103,8 +103,8 @@ def drags(overrides: Sequence[str]) -> tuple[Callable[[], Any], Callable[[], Any
     from gooddrag import ddim, load_method
     from gooddrag.data.world import world_sample
     from gooddrag.denoising import PairedDenoising
-    from gooddrag.drag import Pairs, reference_pass
     from gooddrag.events import Phases
+    from gooddrag.reference import Pairs, reference_pass
     from tests.plain_loop import plain_drag
 
     editor = load_method("gooddrag", [o for o in overrides if not o.startswith("adapt.")])

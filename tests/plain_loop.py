@@ -7,9 +7,9 @@ from torch import Tensor
 
 from gooddrag.ddim import move
 from gooddrag.denoising import PairedDenoising
-from gooddrag.drag import Pairs, Reference
 from gooddrag.geometry import Canvas
 from gooddrag.methods.latent_drag import LatentDrag
+from gooddrag.reference import Pairs, Reference
 from gooddrag.supervision import arrived, mask_term
 from gooddrag.tracking import track
 

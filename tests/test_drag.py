@@ -13,9 +13,10 @@ from gooddrag.adapt import NoAdapter
 from gooddrag.backbones.adapters import initial_adapter
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.denoising import MutualAttention, PairedDenoising
-from gooddrag.drag import DragOptimization, DragSettings, Pairs, reference_pass
+from gooddrag.drag import DragOptimization, DragSettings
 from gooddrag.events import EditCallback, Phases
 from gooddrag.methods.latent_drag import LatentDrag
+from gooddrag.reference import Pairs, reference_pass
 from gooddrag.schedule import aldd, drag_first, spread
 from gooddrag.supervision import MotionSupervision
 from gooddrag.tracking import PointTracking

@@ -6,7 +6,7 @@ operation: J gradient steps on z_t, then one point tracking.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,79 +16,16 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from gooddrag.backbones.base import Backbone
-from gooddrag.ddim import Timesteps, move, predict_z0
+from gooddrag.ddim import move, predict_z0
 from gooddrag.denoising import PairedDenoising, decode_one
-from gooddrag.geometry import Canvas, sample_patches
+from gooddrag.geometry import Canvas
+from gooddrag.reference import Pairs, Reference
+from gooddrag.stops import Stops
 from gooddrag.supervision import MotionSupervision, arrived, mask_term
 from gooddrag.tracking import PointTracking, track
-from gooddrag.types import DragOperation, DragSample, Tracking, Trajectory
+from gooddrag.types import DragOperation, Tracking, Trajectory
 
 Latent = Float[Tensor, "b c h w"]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The point pairs of a batch of samples, one after another, (row, column) on the grid."""
-
-    sample: Int[Tensor, " n"]
-    start: Float[Tensor, "n 2"]
-    targets: Float[Tensor, "n 2"]
-
-    @classmethod
-    def of(
-        cls, samples: Sequence[DragSample], canvas: Canvas, rounding: str, device: torch.device
-    ) -> Pairs:
-        """Put the samples' points on the grid."""
-        owner = [torch.full((len(s.handles),), i) for i, s in enumerate(samples)]
-        start = [canvas.to_grid(s.handles, rounding) for s in samples]
-        targets = [canvas.to_grid(s.targets, rounding) for s in samples]
-        return cls(*(torch.cat(part).to(device) for part in (owner, start, targets)))
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What is kept of the unedited branch at one dragged step.
-
-    Attributes:
-        patches: F_{Omega(p_i^0, r1)}(z_t^0), and which of their cells are valid.
-        vectors: F_{p_i^0}(z_t^0).
-        z_prev: z_{t-1}^0.
-    """
-
-    patches: tuple[Float[Tensor, "n f s s"], Bool[Tensor, "n s s"]]
-    vectors: Float[Tensor, "n f"]
-    z_prev: Latent
-
-
-def reference_pass(
-    backbone: Backbone,
-    z_T: Latent,
-    text: Float[Tensor, "b tokens d"],
-    times: Timesteps,
-    steps: int,
-    pairs: Pairs,
-    canvas: Canvas,
-    r1: int,
-    advance: Callable[[], object] = lambda: None,
-) -> list[Reference]:
-    """Denoise z_T unedited through the dragged steps and keep what the drag will read.
-
-    Gradients are tracked, though never used, so that the forward runs the very kernels of the
-    drag: at the first gradient step z_t^k is z_t^0, and a mask term of rounding noise instead of
-    0 would push every frozen latent by a full step of Adam.
-    """
-    kept, z = [], z_T
-    for t in times.descending[:steps]:
-        with torch.enable_grad():
-            eps, features = backbone.noise_and_features(z.detach().requires_grad_(), t, text)
-            z_prev = move(z, eps, *times.down(t)).detach()
-            features = features.detach()
-        patches = sample_patches(features, pairs.sample, pairs.start, r1, canvas)
-        vectors, _ = sample_patches(features, pairs.sample, pairs.start, 0, canvas)
-        kept.append(Reference(patches, vectors[:, :, 0, 0], z_prev))
-        z = z_prev
-        advance()
-    return kept
 
 
 def loss_terms(
@@ -191,14 +128,17 @@ class DragOptimization(LightningModule):
         self.dragged_steps = [i for i, count in enumerate(schedule) if count]
         self.handles = pairs.start.clone()
         # What the host decides by, so that it waits for the device once per tracking and no more:
-        # the handles as they were last read, and who is being dragged.
+        # the handles as they were last read.
         self.owner, self.targets = pairs.sample.cpu(), pairs.targets.cpu()
         self.seen = self.handles.cpu()
-        self.active = torch.ones(len(z_T), dtype=torch.bool)
-        self.resting = torch.zeros_like(self.active)
-        self.unmoved = [0] * len(z_T)
-        self.last_dragged = [self.dragged_steps[-1]] * len(z_T)
         self.trajectories = [Trajectory(self._pixels(i)) for i in range(len(z_T))]
+        self.stops = Stops(
+            self.trajectories,
+            self.owner,
+            patience=settings.patience,
+            patience_restarts=settings.patience_restarts,
+            on_arrival=settings.on_arrival,
+        )
         self.operations: list[DragOperation] = []
         self.step, self.gradient_steps, self.untouched = 0, 0, True
         self.looks_ahead = z_T.is_cuda
@@ -219,9 +159,7 @@ class DragOptimization(LightningModule):
         """Denoise through steps without dragging, then enter the next dragged one."""
         self._denoise_until(self.dragged_steps[self.current_epoch])
         self.gradient_steps = 0
-        self.resting.zero_()
-        if self.settings.patience_restarts:
-            self.unmoved = [0] * len(self.unmoved)
+        self.stops.enter_step()
         if self.settings.restart_adam:
             self.optimizers().optimizer.state.clear()  # type: ignore[union-attr]
 
@@ -238,7 +176,7 @@ class DragOptimization(LightningModule):
             if j == 0 and not self._enter_operation(index, features):
                 return
             if j == 0:
-                taking_part = self.dragging.nonzero().flatten().tolist()
+                taking_part = self.stops.now
             losses.append(self._losses(eps, features))
             self._gradient_step(losses[-1][0] + losses[-1][1])
         z_0 = predict_z0(self.z.detach(), eps.detach(), self.denoising.times.alpha(self.t))
@@ -249,8 +187,14 @@ class DragOptimization(LightningModule):
             self._ahead = self._forward()  # the next operation's first
             features = self._ahead[1]
         if self.tracking.when != "before":
-            self._lose_patience(self._track(features, is_last=index + 1 == operations))
+            moved = self._track(features, is_last=index + 1 == operations)
+            self.stops.lose_patience(moved, self.step)
         self._report(taking_part, terms, z_0)
+
+    def on_train_batch_end(self, outputs: object, batch: object, index: int) -> None:
+        """The fit ends with the last sample's dragging."""
+        if not self.stops.active.any():
+            self.trainer.should_stop = True
 
     def on_train_epoch_end(self) -> None:
         """Denoise to the next step."""
@@ -276,7 +220,12 @@ class DragOptimization(LightningModule):
     @property
     def dragging(self) -> Bool[Tensor, " b"]:
         """The samples that are being dragged now, on the CPU."""
-        return self.active & ~self.resting
+        return self.stops.dragging
+
+    @property
+    def last_dragged(self) -> list[int]:
+        """For each sample the last step it is dragged in, as far as is known."""
+        return self.stops.last_dragged(self.dragged_steps[-1])
 
     def _forward(self) -> tuple[Latent, Float[Tensor, "b f h w"]]:
         ahead, self._ahead = self._ahead, None
@@ -289,9 +238,9 @@ class DragOptimization(LightningModule):
         if index == 0 and self.tracking.on_entry:
             self._track(features)
         elif self.tracking.when == "before" and not self.untouched:
-            self._lose_patience(self._track(features))
+            self.stops.lose_patience(self._track(features), self.step)
         self.untouched = False
-        self._stop_arrived()
+        self.stops.see_arrived(self._arrived(), self.step)
         return bool(self.dragging.any())
 
     def _losses(self, eps: Latent, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -359,10 +308,10 @@ class DragOptimization(LightningModule):
             found = torch.where(dragging, found, self.handles)
         before, self.handles, self.seen = self.seen, found, self._read(found, is_last)
         pair_moved = (self.seen != before).any(dim=1)
-        moved = torch.zeros_like(self.active).index_put_(
+        moved = torch.zeros_like(self.dragging).index_put_(
             (self.owner[pair_moved],), torch.tensor(True)
         )
-        for i in self.dragging.nonzero().flatten().tolist():
+        for i in self.stops.now:
             tracking = Tracking(
                 self.step, self.t, self.gradient_steps, self._pixels(i), self._grid(i)
             )
@@ -384,35 +333,9 @@ class DragOptimization(LightningModule):
             copied.synchronize()
         return read
 
-    def _lose_patience(self, moved: Bool[Tensor, " b"]) -> None:
-        for i in self.dragging.nonzero().flatten().tolist():
-            self.unmoved[i] = 0 if moved[i] else self.unmoved[i] + 1
-            if self.unmoved[i] == self.settings.patience:
-                self._stop(i, "no movement")
-
-    def _stop_arrived(self) -> None:
-        if self.settings.on_arrival == "never":
-            return
-        near = self._arrived()
-        for i in self.dragging.nonzero().flatten().tolist():
-            if near[self.owner == i].all():
-                if self.settings.on_arrival == "step":
-                    self.resting[i] = True
-                else:
-                    self._stop(i, "arrived")
-
     def _arrived(self) -> Bool[Tensor, " n"]:
         """Which pairs are done, as the host sees them."""
         return arrived(self.seen, self.targets, self.supervision.arrival)
-
-    def _stop(self, sample: int, why: str) -> None:
-        """End the dragging of one sample for good; the fit ends with the last one."""
-        self.active[sample] = False
-        self.last_dragged[sample] = self.step
-        self.trajectories[sample].stop = why
-        self.trajectories[sample].stopped_at = self.step
-        if not self.active.any():
-            self.trainer.should_stop = True
 
     # -- around the operations ------------------------------------------------------------------
 

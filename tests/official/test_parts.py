@@ -12,11 +12,12 @@ from gooddrag.adapt import Draw, LoraAdaptation
 from gooddrag.backbones.adapter_files import load_adapter
 from gooddrag.backbones.adapters import unstack
 from gooddrag.denoising import PairedDenoising
-from gooddrag.drag import DragOptimization, Pairs, Reference, reference_pass
+from gooddrag.drag import DragOptimization
 from gooddrag.events import EditCallback
 from gooddrag.fitting import quiet_trainer
 from gooddrag.geometry import Canvas
 from gooddrag.methods.latent_drag import LatentDrag
+from gooddrag.reference import Pairs, Reference, reference_pass
 from tests.official.traces import PARITY, method, needs_traces, trace
 
 pytestmark = needs_traces

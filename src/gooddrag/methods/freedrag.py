@@ -126,7 +126,7 @@ class TemplateOptimization(DragOptimization):
     def on_train_epoch_start(self) -> None:
         """The first sub-motion is to come: what is there is what the templates say."""
         super().on_train_epoch_start()
-        self.taken = torch.zeros_like(self.active, dtype=torch.long)
+        self.taken = torch.zeros_like(self.dragging, dtype=torch.long)
         self.initial = torch.full_like(self.gone, torch.inf)
 
     def _track(self, features: Tensor, is_last: bool = True) -> Bool[Tensor, " b"]:

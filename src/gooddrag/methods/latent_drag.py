@@ -11,12 +11,13 @@ from torch import Tensor
 from gooddrag import ddim
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.denoising import MutualAttention, PairedDenoising
-from gooddrag.drag import DragOptimization, DragSettings, Pairs, reference_pass
+from gooddrag.drag import DragOptimization, DragSettings
 from gooddrag.events import Phases
 from gooddrag.fitting import quiet_trainer
 from gooddrag.geometry import Canvas
 from gooddrag.memory import peak_memory, reset_peak_memory
 from gooddrag.methods.latent_editor import Adapt, LatentEditor
+from gooddrag.reference import Pairs, reference_pass
 from gooddrag.supervision import MotionSupervision
 from gooddrag.tracking import PointTracking
 from gooddrag.types import DragSample, Edit

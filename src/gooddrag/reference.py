@@ -1,0 +1,82 @@
+"""What a drag starts from: the point pairs on the grid, and the unedited branch to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gooddrag.backbones.base import Backbone
+from gooddrag.ddim import Timesteps, move
+from gooddrag.geometry import Canvas, sample_patches
+from gooddrag.types import DragSample
+
+Latent = Float[Tensor, "b c h w"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The point pairs of a batch of samples, one after another, (row, column) on the grid."""
+
+    sample: Int[Tensor, " n"]
+    start: Float[Tensor, "n 2"]
+    targets: Float[Tensor, "n 2"]
+
+    @classmethod
+    def of(
+        cls, samples: Sequence[DragSample], canvas: Canvas, rounding: str, device: torch.device
+    ) -> Pairs:
+        """Put the samples' points on the grid."""
+        owner = [torch.full((len(s.handles),), i) for i, s in enumerate(samples)]
+        start = [canvas.to_grid(s.handles, rounding) for s in samples]
+        targets = [canvas.to_grid(s.targets, rounding) for s in samples]
+        return cls(*(torch.cat(part).to(device) for part in (owner, start, targets)))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is kept of the unedited branch at one dragged step.
+
+    Attributes:
+        patches: F_{Omega(p_i^0, r1)}(z_t^0), and which of their cells are valid.
+        vectors: F_{p_i^0}(z_t^0).
+        z_prev: z_{t-1}^0.
+    """
+
+    patches: tuple[Float[Tensor, "n f s s"], Bool[Tensor, "n s s"]]
+    vectors: Float[Tensor, "n f"]
+    z_prev: Latent
+
+
+def reference_pass(
+    backbone: Backbone,
+    z_T: Latent,
+    text: Float[Tensor, "b tokens d"],
+    times: Timesteps,
+    steps: int,
+    pairs: Pairs,
+    canvas: Canvas,
+    r1: int,
+    advance: Callable[[], object] = lambda: None,
+) -> list[Reference]:
+    """Denoise z_T unedited through the dragged steps and keep what the drag will read.
+
+    Gradients are tracked, though never used, so that the forward runs the very kernels of the
+    drag: at the first gradient step z_t^k is z_t^0, and a mask term of rounding noise instead of
+    0 would push every frozen latent by a full step of Adam.
+    """
+    kept, z = [], z_T
+    for t in times.descending[:steps]:
+        with torch.enable_grad():
+            eps, features = backbone.noise_and_features(z.detach().requires_grad_(), t, text)
+            z_prev = move(z, eps, *times.down(t)).detach()
+            features = features.detach()
+        patches = sample_patches(features, pairs.sample, pairs.start, r1, canvas)
+        vectors, _ = sample_patches(features, pairs.sample, pairs.start, 0, canvas)
+        kept.append(Reference(patches, vectors[:, :, 0, 0], z_prev))
+        z = z_prev
+        advance()
+    return kept
