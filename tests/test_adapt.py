@@ -9,19 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from gooddrag.adapt import (
-    AdapterFromFile,
-    Draws,
-    LoraAdapter,
-    NoAdapter,
-    adaptation_loss,
-    add_noise,
-    training_crop,
-)
+from gooddrag.adapt import AdapterFromFile, LoraAdapter, NoAdapter
 from gooddrag.backbones.adapter_files import ADAPTER_FILE, save_adapter
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.events import EditCallback, Phases
+from gooddrag.lora import Draws, adaptation_loss, add_noise, training_crop
 from tests.tiny import make_sample
 
 NUMBERS: dict[str, Any] = {

@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from gooddrag import ddim
-from gooddrag.adapt import Draw, LoraAdaptation
 from gooddrag.backbones.adapter_files import load_adapter
 from gooddrag.backbones.adapters import unstack
 from gooddrag.denoising import PairedDenoising
@@ -16,6 +15,7 @@ from gooddrag.drag import DragOptimization
 from gooddrag.events import EditCallback
 from gooddrag.fitting import quiet_trainer
 from gooddrag.geometry import Canvas
+from gooddrag.lora import Draw, LoraAdaptation
 from gooddrag.methods.latent_drag import LatentDrag
 from gooddrag.reference import Pairs, Reference, reference_pass
 from tests.official.traces import PARITY, method, needs_traces, trace

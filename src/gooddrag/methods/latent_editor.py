@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -10,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gooddrag import ddim
-from gooddrag.adapt import digest_of
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.denoising import PairedDenoising, decode_one
@@ -144,3 +144,13 @@ class LatentEditor(Editor):
             images = canvas.crop(self.backbone.decode(z_0)).cpu()
             advance()
         return images
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of tensors' names, shapes and bytes, say of an adapter's."""
+    found = hashlib.sha256()
+    for key in sorted(tensors):
+        data = tensors[key].detach().cpu().contiguous()
+        found.update(f"{key}{data.dtype}{tuple(data.shape)}".encode())
+        found.update(data.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
