@@ -22,7 +22,7 @@ from gooddrag.geometry import Canvas
 from gooddrag.reference import Pairs, Reference
 from gooddrag.stops import Stops
 from gooddrag.supervision import MotionSupervision, arrived, mask_term
-from gooddrag.tracking import PointTracking, track
+from gooddrag.tracking import PointTracking
 from gooddrag.types import DragOperation, Tracking, Trajectory
 
 Latent = Float[Tensor, "b c h w"]
@@ -295,13 +295,8 @@ class DragOptimization(LightningModule):
             features: F(z_t).
             is_last: whether nothing follows on this z_t, as far as is known.
         """
-        found = track(
-            features,
-            self.reference.vectors,
-            self.pairs.sample,
-            self.handles,
-            self.tracking.r2,
-            self.canvas,
+        found = self.tracking.find(
+            features, self.reference.vectors, self.pairs.sample, self.handles, self.canvas
         )
         if not self.dragging.all():
             dragging = self.dragging[self.owner, None].to(found.device)

@@ -7,6 +7,7 @@ Points are (x, y) in pixels, pictures (channel, row, column) in [0, 1].
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -33,9 +34,15 @@ def before_after(sample: DragSample, edit: Edit) -> Float[Tensor, "3 h2 w2"]:
     """
     left = overlay(sample.image, sample.handles, sample.targets, sample.mask)
     right = frame(edit.image, edit.handles, sample.targets, path_of(edit))
-    gap = max(4, round(0.02 * min(sample.size)))
-    between = torch.ones(3, left.shape[1], gap)
-    return torch.cat([titled(left, "source"), titled(between, ""), titled(right, "result")], dim=2)
+    return side_by_side({"source": left, "result": right})
+
+
+def side_by_side(pictures: Mapping[str, Picture]) -> Float[Tensor, "3 h2 w2"]:
+    """Put pictures of one size in a row on white, each with its name above it."""
+    height, width = next(iter(pictures.values())).shape[1:]
+    gap = titled(torch.ones(3, height, max(4, round(0.02 * min(height, width)))), "")
+    parts = [part for name, shown in pictures.items() for part in (gap, titled(shown, name))]
+    return torch.cat(parts[1:], dim=2)
 
 
 def overlay(
