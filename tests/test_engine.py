@@ -243,6 +243,46 @@ class TestMerging:
             assert_equal(weights_of(backbone), before)
 
 
+def lora_gradient(backbone: StableDiffusion, adapters: Sequence[Adapter]) -> Tensor:
+    """Of a loss to all LoRA matrices, two latents for each adapter, different from each other."""
+    generator = torch.Generator().manual_seed(7)
+    z = torch.randn(2 * len(adapters), 4, 8, 8, generator=generator).to(backbone.latent_dtype)
+    text = backbone.embed(["a cat", "a dog"][: len(adapters)])
+    with backbone.adapted(adapters, trainable=True):
+        loss = backbone.noise(z, 500, text).square().sum()
+        (gradient,) = torch.autograd.grad(loss, backbone.adapters.flat)
+    return gradient
+
+
+class TestTraining:
+    """An adapter is trained within the weights, those of several pictures beside them."""
+
+    @pytest.mark.parametrize("fused", [False, True])
+    def test_the_same_gradient(self, folder: Path, fused: bool) -> None:
+        plain = tiny.load(folder, "float64", engine=engine_of("plain"))
+        merging = tiny.load(folder, "float64", engine=engine_of("default"))
+        if fused:
+            fuse(merging.unet, 0)
+        one, other = (random_adapter(merging, seed) for seed in (1, 2))
+        before = weights_of(merging)
+        for adapters in ([one], [one, other], [other]):  # from the second on amid PEFT's layers
+            found, expected = (lora_gradient(b, adapters) for b in (merging, plain))
+            assert (expected != 0).double().mean() > 0.9  # all but those of a single token
+            assert_same([found], [expected], 1e-10)
+        assert_equal(weights_of(merging), before)
+
+    def test_where_it_is_and_where_not(self, tiny_folder: Path) -> None:
+        """Passes through checkpoints need the layers' own weights to stay."""
+        for low_memory in (False, True):
+            backbone = tiny.load(tiny_folder, low_memory=low_memory)
+            one, other = (random_adapter(backbone, seed) for seed in (1, 2))
+            with backbone.adapted([one], trainable=True):
+                assert backbone.adapters.summed is not low_memory
+            with backbone.adapted([one, other], trainable=True):
+                assert not backbone.adapters.summed
+            assert not backbone.adapters.summed
+
+
 class TestStacks:
     def test_trainable_ones_ask_for_gradients_while_in_use(self, backbone: StableDiffusion) -> None:
         adapter, before = random_adapter(backbone, 1), weights_of(backbone)

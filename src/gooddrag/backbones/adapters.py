@@ -115,6 +115,7 @@ class AdapterBank:
     Attributes:
         flat: all matrices of all samples one after another, for one optimiser step over all of
             them; None where they were merged.
+        summed: the matrices are added to the weights at each pass, W + B A, and trained so.
         save_memory: keep the weights of before on the CPU.
     """
 
@@ -123,6 +124,7 @@ class AdapterBank:
         self.gradient_scale = gradient_scale
         self.modules: list[str] = []
         self.flat: nn.Parameter | None = None
+        self.summed = False
         self._place = nn.Parameter(torch.empty(0), requires_grad=False)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._before: dict[str, Tensor] = {}
@@ -163,7 +165,11 @@ class AdapterBank:
                 layer.weight.copy_(layer.weight.to(dtype) + (up @ down).view_as(layer.weight))
 
     def install(
-        self, adapters: Sequence[Adapter], dtype: torch.dtype, trainable: bool = False
+        self,
+        adapters: Sequence[Adapter],
+        dtype: torch.dtype,
+        trainable: bool = False,
+        summed: bool = False,
     ) -> None:
         """Let sample i pass through adapter i, until `remove`.
 
@@ -171,6 +177,9 @@ class AdapterBank:
             adapters: one for each sample.
             dtype: of the stacked matrices.
             trainable: whether they require gradients.
+            summed: add the matrices to the weights at each pass instead of passing through both,
+                which takes an adapter for the whole batch. A gradient of W + B A costs less than
+                the four thin products beside every layer.
 
         Raises:
             ValueError: the adapters differ in their layers, or do not fit the UNet.
@@ -178,7 +187,10 @@ class AdapterBank:
         names = modules_of(adapters[0])
         if any(set(adapter) != set(adapters[0]) for adapter in adapters):
             raise ValueError("adapters of one batch must change the same layers")
-        if names != self.modules:
+        present = dict(self.unet.named_modules())
+        for name in names:
+            _check_name(name, present)
+        if not summed and names != self.modules:
             self._wrap(names)
         stacks: dict[str, Tensor] = {}
         for name in names:
@@ -187,16 +199,34 @@ class AdapterBank:
             _check_shapes(name, base_layer(self.unet, name), down[0], up[0])
             stacks |= zip(keys, (down, up), strict=True)
         self._put(stacks, dtype)
-        self.unet.enable_adapters()
+        if not summed:
+            self.unet.enable_adapters()
         self._place.requires_grad_(trainable)
-        self.flat = self._place
+        self.flat, self.summed = self._place, summed
 
-    def hand_out(self, flat: Tensor) -> None:
-        """Give each layer its matrices out of `flat`, in the UNet's precision; for one pass."""
-        matrices = scale_gradient(flat, self.gradient_scale).to(self.unet.dtype)
-        for key, stack in self._split(matrices).items():
+    def hand_out(self, flat: Tensor) -> dict[str, Tensor]:
+        """Give each layer its matrices out of `flat`, in the UNet's precision; for one pass.
+
+        Returns:
+            W + B A by the name of the UNet's parameter W, for a pass that uses them in its place;
+            nothing where the layers have their matrices beside them.
+        """
+        matrices = self._split(scale_gradient(flat, self.gradient_scale).to(self.unet.dtype))
+        if self.summed:
+            return dict(self._sum(name, matrices) for name in modules_of(matrices))
+        for key, stack in matrices.items():
             name, part, _ = key.rsplit(".", 2)
             getattr(self.unet.get_submodule(name), part)["default"].weight = stack
+        return {}
+
+    def _sum(self, name: str, matrices: Mapping[str, Tensor]) -> tuple[str, Tensor]:
+        """A layer's parameter and W + B A."""
+        layer = self.unet.get_submodule(name)
+        wrapped = isinstance(layer, LoraLayer)
+        weight = base_layer(self.unet, name).weight
+        down, up = (matrices[f"{name}.lora_{part}.weight"].flatten(0, 1) for part in "AB")
+        total = torch.addmm(weight.flatten(1), up, down).view_as(weight)
+        return f"{name}.base_layer.weight" if wrapped else f"{name}.weight", total
 
     def remove(self) -> None:
         """Back to the UNet's own weights; what training left is let go."""
@@ -208,7 +238,7 @@ class AdapterBank:
             self.unet.disable_adapters()
         self._place.requires_grad_(False)
         self._place.grad = None
-        self.flat = None
+        self.flat, self.summed = None, False
 
     def unwrap(self) -> None:
         """Take the LoRA layers out of the UNet altogether."""
@@ -234,9 +264,6 @@ class AdapterBank:
 
     def _wrap(self, names: list[str]) -> None:
         self.unwrap()
-        present = dict(self.unet.named_modules())
-        for name in names:
-            _check_name(name, present)
         with torch.random.fork_rng(devices=[]):
             self.unet.add_adapter(LoraConfig(r=1, lora_alpha=1, target_modules=names))
         self.unet.requires_grad_(False)

@@ -85,11 +85,18 @@ class FusedAttention:
         if any(has_adapter(layer) for layer in (attn.to_q, attn.to_k, attn.to_v)):
             context = x if context is None else context
             return [attn.to_q(x), attn.to_k(context), attn.to_v(context)]
+        matrix = self._matrix()
         if context is None and len(self.joined) == 3:
-            return linear(x, self.matrix).chunk(3, dim=-1)
+            return linear(x, matrix).chunk(3, dim=-1)
         context = x if context is None else context
         size = 2 * attn.to_v.out_features
-        return attn.to_q(x), *linear(context, self.matrix[-size:]).chunk(2, dim=-1)
+        return attn.to_q(x), *linear(context, matrix[-size:]).chunk(2, dim=-1)
+
+    def _matrix(self) -> Tensor:
+        """The projections' weights below one another, or what stands in for them in this pass."""
+        weights = [layer.weight for layer in self.joined]
+        own = all(isinstance(weight, nn.Parameter) for weight in weights)
+        return self.matrix if own else torch.cat(weights)
 
 
 def has_adapter(layer: nn.Module) -> bool:

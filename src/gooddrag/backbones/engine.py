@@ -27,7 +27,8 @@ class Engine:
         frozen_convolutions: convolutions forget their inputs, which only gradients of their weights
             need; auto: on CUDA, without `compile`.
         cudnn_attention: tokens from which fused kernels let torch choose cuDNN's attention.
-        merge_adapters: add a LoRA that the whole batch shares to the weights while it is in use.
+        merge_adapters: add a LoRA that the whole batch shares to the weights while it is in use,
+            or, without `compile` and low memory, at each pass while it is trained.
         compile: torch.compile for the UNet; the first edit then takes minutes.
 
     Raises:

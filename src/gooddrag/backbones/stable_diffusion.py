@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from gooddrag.backbones import attention, loading
@@ -250,13 +251,20 @@ class StableDiffusion:
             )
         alone = all(adapter is adapters[0] for adapter in adapters)
         try:
-            if alone and self.engine.merge_adapters and not trainable:
+            merge = alone and self.engine.merge_adapters is True
+            if merge and not trainable:
                 self.adapters.merge(adapters[0], self.latent_dtype)
             else:
-                self.adapters.install(adapters, self.latent_dtype, trainable)
+                summed = merge and self._can_sum
+                self.adapters.install(adapters, self.latent_dtype, trainable, summed)
             yield self.adapters.stacks
         finally:
             self.adapters.remove()
+
+    @property
+    def _can_sum(self) -> bool:
+        """Checkpoints run blocks again when the pass with other weights is over; so may dynamo."""
+        return not self.low_memory and not self.engine.compile
 
     def _forward(self, z: Tensor, t: int | Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """eps_theta(z_t, t) in z's precision, and F(z_t) in the UNet's."""
@@ -270,7 +278,8 @@ class StableDiffusion:
         else:
             # what mutual attention depends on is read, not passed
             start_layer, masks = self._attention.state()
-            name, read = (start_layer, len(weights)), (*weights, *masks)
+            name = (start_layer, len(weights), self.adapters.summed)
+            read = (*weights, *masks)
             output, features = self._graphs(name, self._unet_pass, inputs, read)
         output = scale_gradient(output.to(z.dtype), self._gradient_scale)
         return (self._to_eps(output, z, timestep) if self.predicts_v else output), features
@@ -279,9 +288,12 @@ class StableDiffusion:
         self, z: Tensor, t: Tensor, text: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The UNet's output and its features, with the adapters' matrices if they are in use."""
-        if self.adapters.flat is not None:
-            self.adapters.hand_out(weights[0])
-        output: Tensor = self.unet(z, t, encoder_hidden_states=text).sample
+        given = self.adapters.hand_out(weights[0]) if weights else {}
+        context = {"encoder_hidden_states": text}
+        if given:
+            output: Tensor = functional_call(self.unet, given, (z, t), context).sample
+        else:
+            output = self.unet(z, t, **context).sample
         features, self._features = self._features, None
         assert features is not None, "the feature block did not run"
         return output, features
