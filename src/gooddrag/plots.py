@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from gooddrag.drawing import Picture, side_by_side
 from gooddrag.types import Trajectory
@@ -43,7 +44,7 @@ def pictures(named: Mapping[str, Picture], columns: int = 4) -> Image.Image:
     rows = [names[i : i + columns] for i in range(0, len(names), columns)]
     drawn = [side_by_side({name: named[name] for name in row}) for row in rows]
     width = max(row.shape[2] for row in drawn)
-    filled = [torch.nn.functional.pad(row, (0, width - row.shape[2]), value=1.0) for row in drawn]
+    filled = [functional.pad(row, (0, width - row.shape[2]), value=1.0) for row in drawn]
     sheet = (torch.cat(filled, dim=1).clamp(0, 1) * 255).round().byte()
     return Image.fromarray(sheet.permute(1, 2, 0).numpy())
 
@@ -57,8 +58,8 @@ def losses(way: Trajectory) -> Image.Image:
     total = [loss for operation in way.operations for loss in operation.losses]
     drag = [loss for operation in way.operations for loss in operation.drag_losses]
     _bands(axes, way)
-    axes.plot(np.arange(len(total)) + 0.5, total, color=RED, lw=1.2, label="loss")
-    axes.plot(np.arange(len(drag)) + 0.5, drag, color=BLUE, lw=1.2, label="feature term")
+    axes.plot(np.arange(len(total)) + 0.5, total, lw=1.2, label="loss")
+    axes.plot(np.arange(len(drag)) + 0.5, drag, lw=1.2, label="feature term")
     axes.set_xlim(0, max(1, len(total)))
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower right")
@@ -68,18 +69,18 @@ def losses(way: Trajectory) -> Image.Image:
 def distances(ways: Mapping[str, Trajectory], targets: Float[Tensor, "n 2"]) -> Image.Image:
     """How far the handles are from their targets after each drag operation, as tracked.
 
+    The mean over handles, pins included, and thin the curve of each.
+
     Args:
         ways: of the same drag by name, say by method.
         targets: (x, y) in pixels.
-
-    Returns:
-        Means over the handles, pins included.
     """
     figure, axes = _curves("drag operation", "distance to target, px")
-    for name, way in ways.items():
+    for i, (name, way) in enumerate(ways.items()):
         where = torch.stack([way.start, *(operation.handles for operation in way.operations)])
-        mean = (where - targets).norm(dim=-1).mean(dim=1)
-        axes.plot(mean.numpy(), lw=1.5, label=name)
+        far = (where - targets).norm(dim=-1)
+        axes.plot(far.numpy(), color=f"C{i}", lw=0.7, alpha=0.6)
+        axes.plot(far.mean(dim=1).numpy(), color=f"C{i}", lw=2, label=f"{name}, mean")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     axes.legend(loc="upper right")
@@ -104,11 +105,19 @@ def feature_distances(
         radius: r2, of the window in which tracking looks, grid cells.
         handle: which one.
         count: maps to show at most, evenly spaced.
+
+    Raises:
+        ValueError: there are no maps, or not one for each tracking.
     """
+    if not maps or len(maps) != len(way.trackings):
+        raise ValueError(
+            f"there must be a map for each tracking and at least one, found {len(maps)} maps and "
+            f"{len(way.trackings)} trackings"
+        )
     chosen = np.unique(np.linspace(0, len(maps) - 1, count).round().astype(int)).tolist()
     before = [way.start, *(tracking.handles for tracking in way.trackings)]
     top = max(float(maps[i][handle].max()) for i in chosen)
-    figure = Figure(figsize=(PANEL * len(chosen) + 0.7, PANEL + 0.5), layout="constrained")
+    figure = Figure(figsize=(PANEL * len(chosen) + 0.9, PANEL + 0.3), layout="constrained")
     panels = figure.subplots(1, len(chosen), squeeze=False)[0]
     for axes, i in zip(panels, chosen, strict=True):
         field, tracking = maps[i][handle], way.trackings[i]
@@ -120,7 +129,7 @@ def feature_distances(
         axes.plot(*tracking.handles[handle].tolist(), "o", color=RED, mec="white", ms=6)
         axes.set_title(f"tracking {i + 1}, t = {tracking.timestep}", fontsize=9)
         axes.set_axis_off()
-    figure.colorbar(shown, ax=list(panels), shrink=0.8, label="feature distance")
+    figure.colorbar(shown, ax=panels[-1], shrink=0.8, label="feature distance")
     return _picture(figure)
 
 
