@@ -19,7 +19,7 @@ CONSTRAINTS := $(VENV)/constraints.txt
 export GOMP_SPINCOUNT ?= 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format types bench bench-gpu clean
+.PHONY: help demo test test-slow lint format types bench bench-gpu notebooks clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,11 @@ bench: $(DEV)  ## Measure speed and memory here; writes benchmarks/RESULTS_<mach
 
 bench-gpu: $(DEV)  ## Measure an edit of SD 1.5's size on a CUDA device
 	@$(BIN)/python -m benchmarks.gpu $(BENCH)
+
+notebooks: $(DEV)  ## Run the notebooks; with their pictures they are in outputs/notebooks/
+	@mkdir -p outputs/notebooks && cp notebooks/*.ipynb outputs/notebooks/
+	@cd outputs/notebooks && for book in *.ipynb; do \
+		PATH="$(abspath $(BIN)):$$PATH" jupyter-execute --inplace $$book || exit 1; done
 
 clean:  ## Remove the virtual environment and what tools left behind
 	rm -rf $(VENV) build dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
