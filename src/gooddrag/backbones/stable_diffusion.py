@@ -288,7 +288,7 @@ class StableDiffusion:
         self, z: Tensor, t: Tensor, text: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The UNet's output and its features, with the adapters' matrices if they are in use."""
-        given = self.adapters.hand_out(weights[0]) if weights else {}
+        given = {} if self.adapters.flat is None else self.adapters.hand_out(weights[0])
         context = {"encoder_hidden_states": text}
         if given:
             output: Tensor = functional_call(self.unet, given, (z, t), context).sample
