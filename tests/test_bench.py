@@ -103,6 +103,7 @@ def bench(
         seed=seed,
         code=code,
         names=samples.names,
+        experiments={},
     )
     benchmark = Benchmark(
         samples,

@@ -22,6 +22,7 @@ from gooddrag import cli, commands, composition, request
 from gooddrag.backbones import loading
 from gooddrag.backbones.embedded import mini
 from gooddrag.events import PHASES
+from gooddrag.jobs import Job
 from tests import test_callbacks, test_datasets
 from tests.test_data import chunk, png_header
 
@@ -357,7 +358,7 @@ class TestBadInput:
                 OmegaConf.update(cfg, override.key_or_group, override.value())
             capsys.readouterr()
             with (
-                mock.patch.object(request, "job_of_sweep", return_value=""),
+                mock.patch.object(request, "present_job", return_value=Job([], {}, "")),
                 cli._explained() as statuses,
             ):
                 commands.run_edit(cfg)
@@ -812,7 +813,7 @@ class TestBench:
         assert status == 0
         assert out.count("2 of 2 samples done") == 4
         folders = {path.name.rpartition("-")[0] for path in (here / "sweep").glob("world*")}
-        runs = {f"world_size=64-{m}-seed{s}" for m in ("identity", "paste") for s in (0, 1)}
+        runs = {f"world_size_64-{m}-seed{s}" for m in ("identity", "paste") for s in (0, 1)}
         assert folders == runs
         report = (here / "sweep" / "report" / "report.md").read_text()
         assert "## world size=64: 2 samples, 2 methods, 2 seeds (0, 1)" in report

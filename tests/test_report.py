@@ -17,6 +17,7 @@ from PIL import Image
 
 from gooddrag import cli
 from gooddrag.bench import pages, sheet, tables
+from gooddrag.bench.reading import labels_of, read_results
 from gooddrag.bench.records import Run
 from gooddrag.bench.report import write_report
 from gooddrag.bench.tables import Settings
@@ -34,7 +35,16 @@ def settings(**changes) -> Settings:
     return Settings(**found | {"resamples": 50, "pairs": 2, "show": ["err*", "psnr"]} | changes)
 
 
-def make_run(output, method="gooddrag", seed=0, changes=(), code="1", data="made", names=None):
+def make_run(
+    output,
+    method="gooddrag",
+    seed=0,
+    changes=(),
+    code="1",
+    data="made",
+    names=None,
+    experiments=None,
+):
     return Run(
         output=Path(output),
         data=data,
@@ -45,6 +55,7 @@ def make_run(output, method="gooddrag", seed=0, changes=(), code="1", data="made
         seed=seed,
         code=code,
         names=names or [f"s{i}" for i in range(4)],
+        experiments=experiments or {},
     )
 
 
@@ -79,7 +90,7 @@ class TestNumbers:
     def test_means_are_over_samples_of_means_over_seeds(self, tmp_path):
         fill(make_run(tmp_path, seed=0), [1.0, 2.0, 3.0, 4.0])
         fill(make_run(tmp_path, seed=1), [3.0, 2.0, ValueError("no"), None])
-        found = tables.summaries(tables.read_results([tmp_path]), settings())
+        found = tables.summaries(read_results([tmp_path]), settings())
         whole = summary(found, "gooddrag")
         assert (whole.ok, whole.total, whole.seeds) == (6, 8, 2)
         values = torch.tensor([2.0, 2.0, 3.0, 4.0], dtype=torch.float64)
@@ -91,7 +102,7 @@ class TestNumbers:
     def test_groups(self, tmp_path):
         fill(make_run(tmp_path), [1.0, 2.0, 3.0, ValueError("no")])
         fill(make_run(tmp_path, "paste"), [None, 2.0, 3.0, 4.0])
-        found = tables.summaries(tables.read_results([tmp_path]), settings())
+        found = tables.summaries(read_results([tmp_path]), settings())
         cats, dogs = (summary(found, "gooddrag", "category", name) for name in CATEGORIES)
         assert (cats.ok, cats.total, cats.means["err"].mean) == (2, 2, 2.0)
         assert (dogs.ok, dogs.total, dogs.means["err"].mean) == (1, 2, 2.0)
@@ -102,7 +113,7 @@ class TestNumbers:
     def test_differences_are_paired(self, tmp_path):
         fill(make_run(tmp_path), [1.0, 2.0, 3.0, ValueError("no")])
         fill(make_run(tmp_path, "paste"), [None, 2.5, 3.5, 4.0])
-        found = tables.summaries(tables.read_results([tmp_path]), settings())
+        found = tables.summaries(read_results([tmp_path]), settings())
         paste = summary(found, "paste").differences["err"]
         before, after = (torch.tensor(v, dtype=torch.float64) for v in ([2.0, 3.0], [2.5, 3.5]))
         draws = generator(0, "report", "paste", "all", "", "err")
@@ -115,14 +126,14 @@ class TestNumbers:
     def test_a_finished_result_counts_before_a_failed_one(self, tmp_path):
         fill(make_run(tmp_path / "a"), [ValueError("no")] * 4)
         fill(make_run(tmp_path / "b"), [1.0, 2.0, 3.0, 4.0])
-        results = tables.read_results([tmp_path / "a", tmp_path / "b", tmp_path])
+        results = read_results([tmp_path / "a", tmp_path / "b", tmp_path])
         assert [result.status for result in results] == ["done"] * 4
 
     def test_no_runs(self, tmp_path):
         with pytest.raises(ValueError, match="no results below"):
-            tables.read_results([tmp_path])
+            read_results([tmp_path])
         with pytest.raises(ValueError, match="there is no folder"):
-            tables.read_results([tmp_path / "no"])
+            read_results([tmp_path / "no"])
 
 
 class TestLabels:
@@ -130,7 +141,7 @@ class TestLabels:
         for number, (changes, code) in enumerate(runs):
             run = make_run(tmp_path / str(number), changes=changes, code=code)
             fill(run, [1.0, 2.0, 3.0, 4.0])
-        return tables.labels_of(tables.read_results([tmp_path]))
+        return labels_of(read_results([tmp_path]))
 
     def test_what_all_have_in_common_is_left_out(self, tmp_path):
         both = (["method.J=1", "adapt=none"], "1"), (["method.J=3", "adapt=none"], "1")
@@ -149,7 +160,7 @@ class TestLabels:
     def test_baselines_come_first(self, tmp_path):
         for name in ("a_method", "paste", "identity"):
             fill(make_run(tmp_path, name), [1.0] * 4)
-        labels = tables.labels_of(tables.read_results([tmp_path]))
+        labels = labels_of(read_results([tmp_path]))
         assert labels == ["identity", "paste", "a_method"]
 
 
@@ -248,7 +259,7 @@ class TestWords:
     def test_few_pairs_prove_nothing(self, tmp_path):
         fill(make_run(tmp_path), [1.0, 2.0, 3.0, 4.0])
         fill(make_run(tmp_path, "paste"), [0.5, 1.5, 2.5, 3.5])
-        results = tables.read_results([tmp_path])
+        results = read_results([tmp_path])
         for pairs, verdict in ((4, "better"), (5, "")):
             chosen = settings(pairs=pairs)
             found = tables.summaries(results, chosen)
@@ -258,7 +269,7 @@ class TestWords:
     def test_less_of_what_should_be_more_is_worse(self, tmp_path):
         fill(make_run(tmp_path), [1.0, 2.0, 3.0, 4.0])
         fill(make_run(tmp_path, "paste"), [0.5, 1.5, 2.5, 3.5])
-        results, chosen = tables.read_results([tmp_path]), settings(show=["psnr"])
+        results, chosen = read_results([tmp_path]), settings(show=["psnr"])
         found = tables.summaries(results, chosen)
         assert pages.tables(results, found, chosen)[1].rows[0][2].verdict == "worse"
 
@@ -279,7 +290,7 @@ class TestWords:
         fill(make_run(tmp_path, names=["s0", "s1"]), [1.0, 2.0], adapt_cached=True, batch=2)
         fill(make_run(tmp_path, "identity"), [1.0] * 4)
         fill(make_run(tmp_path, "paste"), [1.0] * 4)
-        said = " ".join(pages.notes(tables.read_results([tmp_path]), settings(against="ours")))
+        said = " ".join(pages.notes(read_results([tmp_path]), settings(against="ours")))
         for words in ("not run on the same samples", "2 LoRAs came", "side by side", "no ours to"):
             assert words in said
         assert "was not run:" not in said
@@ -306,5 +317,5 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 def test_records_are_plain_json(tmp_path):
     run = fill(make_run(tmp_path), [float("nan"), 2.0, 3.0, 4.0])
     assert json.loads((run.folder / "s0" / "record.json").read_text())["metrics"]["err"] is None
-    found = tables.summaries(tables.read_results([tmp_path]), settings())
+    found = tables.summaries(read_results([tmp_path]), settings())
     assert summary(found, "gooddrag").means["err"].count == 3

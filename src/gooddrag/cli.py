@@ -13,14 +13,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
 from gooddrag.commands import COMMANDS, INTERRUPTED
-from gooddrag.composition import check_job, choices_of, explain, run_jobs
+from gooddrag.composition import choices_of, explain
+from gooddrag.jobs import Composing, check_job, run_jobs
 from gooddrag.manual import HELP, notes_of, page
-
-if TYPE_CHECKING:
-    from gooddrag.composition import DictConfig
 
 BAD_INPUT = 2
 
@@ -75,13 +72,16 @@ def run_command(command: str, arguments: Sequence[str]) -> list[int]:
     failures: list[int] = []
     here = os.getpid()
 
-    def job(cfg: DictConfig) -> None:
+    def work(begin: Composing) -> None:
+        cfg = begin()
+        check_job(cfg, root)
+        task(cfg)
+
+    def job(begin: Composing) -> None:
         if os.getpid() != here:  # a launcher's process: errors travel back and are explained here
-            check_job(cfg, root)
-            return task(cfg)
+            return work(begin)
         with _explained() as statuses:
-            check_job(cfg, root)
-            task(cfg)
+            work(begin)
         failures.extend(statuses)
 
     run_jobs(root, job, f"gooddrag {command}", arguments)

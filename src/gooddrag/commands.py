@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from gooddrag.api import edit
 from gooddrag.composition import each_option, instantiate, plain, space_of
+from gooddrag.jobs import recipe_of
 from gooddrag.manual import card, table
 from gooddrag.request import (
     benchmark_of,
     callbacks_of,
+    experiment_of,
     output_of,
     paths_of,
     restartable,
@@ -127,7 +129,7 @@ def run_data(cfg: DictConfig) -> None:
 
 def run_bench(cfg: DictConfig) -> None:
     """gooddrag bench."""
-    _need_one(_benchmark(cfg, Path(text_of(cfg, "output") or "outputs/bench")))
+    _need_one(_benchmark(cfg, "bench", Path(text_of(cfg, "output") or "outputs/bench")))
 
 
 def run_score(cfg: DictConfig) -> None:
@@ -140,7 +142,7 @@ def run_score(cfg: DictConfig) -> None:
     folder = paths_of(cfg, "results", "which results? Give results=DIR")[0]
     cfg.label = cfg.label or folder.resolve().name
     results: Results = instantiate(cfg.editor)
-    rows = _benchmark(cfg, Path(text_of(cfg, "output") or "outputs/score"))
+    rows = _benchmark(cfg, "score", Path(text_of(cfg, "output") or "outputs/score"))
     absent = [row["name"] for row in rows if row["status"] != DONE]
     strangers = results.strangers([row["name"] for row in rows])
     if absent:
@@ -152,12 +154,18 @@ def run_score(cfg: DictConfig) -> None:
 
 def run_report(cfg: DictConfig) -> None:
     """gooddrag report."""
-    from gooddrag.bench.report import REPORT, write_report
+    from gooddrag.bench.reading import Experiment
+    from gooddrag.bench.report import report_folder, write_report
     from gooddrag.bench.tables import Settings
 
     folders = paths_of(cfg, "results", "which folders? Give gooddrag report DIR...")
-    output = Path(text_of(cfg, "output") or folders[0] / REPORT)
-    write_report(folders, output, Settings(**plain(cfg)["tables"]))
+    tables, experiment = plain(cfg)["tables"], None
+    if cfg.only is not None:
+        recipe = recipe_of(cfg.only, keep=("tables",))
+        tables = recipe["tables"]
+        experiment = Experiment(cfg.only, list(recipe["variants"]))
+    output = Path(text_of(cfg, "output") or report_folder(folders[0], experiment))
+    write_report(folders, output, Settings(**tables), experiment)
     _say_where(output)
 
 
@@ -214,17 +222,17 @@ COMMANDS: dict[str, tuple[str, Callable[[DictConfig], None], str]] = {
 }
 
 
-def _benchmark(cfg: DictConfig, output: Path) -> list[dict[str, Any]]:
+def _benchmark(cfg: DictConfig, root: str, output: Path) -> list[dict[str, Any]]:
     """Run a method on a data set; of several processes, the first one reports.
 
     Returns:
         The rows of the run's records; none in a process that has only done its share.
     """
     from gooddrag.bench.records import DONE, rows_of
-    from gooddrag.bench.report import REPORT
+    from gooddrag.bench.report import report_folder
     from gooddrag.bench.runner import run_benchmark
 
-    trainer, benchmark = benchmark_of(cfg, output)
+    trainer, benchmark = benchmark_of(cfg, root, output)
     _say_what_loads(cfg)
     with restartable(output, benchmark.run.code):
         run_benchmark(trainer, benchmark)
@@ -235,7 +243,7 @@ def _benchmark(cfg: DictConfig, output: Path) -> list[dict[str, Any]]:
     ok = sum(row["status"] == DONE for row in rows)
     print(f"{run.label}: {ok} of {len(rows)} samples done, records in {run.folder}/")
     if cfg.report:
-        _say_where(output / REPORT)
+        _say_where(report_folder(output, experiment_of(cfg)))
     return rows
 
 

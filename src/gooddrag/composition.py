@@ -1,4 +1,4 @@
-"""From conf/ to objects, and the only file that knows Hydra: compose, instantiate, run, explain.
+"""From conf/ to objects: compose, instantiate, explain. Hydra is known here and in jobs.py only.
 
 Hydra is imported where it is needed, so that help and typing errors come at once.
 """
@@ -6,15 +6,12 @@ Hydra is imported where it is needed, so that help and typing errors come at onc
 from __future__ import annotations
 
 import os
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
 from gooddrag.memory import out_of_memory
-from gooddrag.settings import check_numbers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
     from gooddrag.bench.tune import Range
 
 EXPECTED = (ValueError, OSError, MemoryError)
-SWEEP = ("-m", "--multirun")
 
 
 @contextmanager
@@ -119,41 +115,6 @@ def choices_of(
     return settings, groups, chosen
 
 
-def run_jobs(
-    root: str, job: Callable[[DictConfig], None], program: str, arguments: Sequence[str]
-) -> None:
-    """Let Hydra compose a root of conf/ and call the job, once or for each job of a sweep."""
-    import hydra
-
-    before = sys.argv
-
-    def alone(cfg: DictConfig) -> None:
-        """What Lightning starts again for each further device is this job, not the whole sweep."""
-        sys.argv = [before[0], program.partition(" ")[2], *overrides_of_job()]
-        job(cfg)
-
-    main = hydra.main(version_base="1.3", config_path="pkg://gooddrag.conf", config_name=root)
-    entry = main(alone)
-    with tempfile.TemporaryDirectory() as scratch:
-        sweeping = any(word in SWEEP for word in arguments)
-        extra = [f"hydra.sweep.dir='{scratch}'"] if sweeping else []  # for its multirun.yaml
-        sys.argv = [program, *arguments, *extra]
-        try:
-            entry()
-        finally:
-            sys.argv = before
-
-
-def check_job(cfg: DictConfig, root: str) -> None:
-    """`check_numbers` within a job of Hydra's."""
-    from hydra import compose
-    from hydra.core.hydra_config import HydraConfig
-
-    choices = HydraConfig.get().runtime.choices.items()
-    groups = [f"{name}={option}" for name, option in choices if option and "hydra/" not in name]
-    check_numbers(unresolved(cfg), unresolved(compose(root, overrides=groups)))
-
-
 def each_option(root: str, group: str) -> dict[str, dict[str, Any]]:
     """Within a job of Hydra's: what a root of conf/ composes to with each option of a group."""
     from hydra import compose
@@ -199,29 +160,6 @@ def space_of(words: Sequence[str]) -> dict[str, Range | list[Any]]:
                 "or choice(a, b)"
             )
     return found
-
-
-def job_of_sweep() -> str:
-    """The job's number in a sweep, else ""."""
-    from hydra.core.hydra_config import HydraConfig
-
-    config = HydraConfig.get()
-    sweeping = config.mode is not None and config.mode.name == "MULTIRUN"
-    return str(config.job.num) if sweeping else ""
-
-
-def overrides_of_job() -> list[str]:
-    """Within a job of Hydra's: what the command line, or the sweep, has set for it."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return list(HydraConfig.get().overrides.task)
-
-
-def choice_of(group: str) -> str:
-    """Within a job of Hydra's: the option that a group has."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return str(HydraConfig.get().runtime.choices[group])
 
 
 def explain(error: BaseException) -> str | None:

@@ -13,20 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gooddrag.composition import (
-    choice_of,
-    instantiate,
-    job_of_sweep,
-    overrides_of_job,
-    plain,
-    plain_with,
-    unresolved,
-)
+from gooddrag.composition import instantiate, plain, plain_with, unresolved
+from gooddrag.jobs import options_of_job, present_job
 
 if TYPE_CHECKING:
     import torch
     from lightning import Callback, Trainer
 
+    from gooddrag.bench.reading import Experiment
     from gooddrag.bench.runner import Benchmark
     from gooddrag.composition import DictConfig
     from gooddrag.events import EditCallback
@@ -37,10 +31,11 @@ if TYPE_CHECKING:
 NOT_THE_METHOD = (
     *("method", "data", "metrics", "trainer", "tables", "logger", "seed", "batch", "label", "code"),
     *("output", "existing", "retry_failed", "report", "cache", "results", "backbone.device"),
+    *("experiment", "variant", "workers"),
 )
 GROUPS_APART = ("data.", "metrics.", "trainer.", "tables.", "logger.", "hydra.")
 # Settings of a data set that say which samples of it, not what they are.
-NOT_THE_DATA = ("data.root", "data.select", "data.limit", "data.start", "data.count")
+NOT_THE_DATA = ("root", "select", "limit", "start", "count")
 
 
 def callbacks_of(cfg: DictConfig) -> list[EditCallback]:
@@ -80,11 +75,12 @@ def sample_of(cfg: DictConfig, needs_points: bool = True) -> DragSample:
     return make_sample(image, points, mask, prompt="" if cfg.prompt is None else str(cfg.prompt))
 
 
-def benchmark_of(cfg: DictConfig, output: Path) -> tuple[Trainer, Benchmark]:
+def benchmark_of(cfg: DictConfig, root: str, output: Path) -> tuple[Trainer, Benchmark]:
     """The benchmark that the configuration describes, and the Trainer that runs it.
 
     Args:
         cfg: the configuration.
+        root: of conf/, that it is composed from.
         output: the folder that all runs go below.
 
     Raises:
@@ -108,9 +104,10 @@ def benchmark_of(cfg: DictConfig, output: Path) -> tuple[Trainer, Benchmark]:
     rules = Rules(**{key: cfg[key] for key in ("batch", "existing", "retry_failed", "rounding")})
     samples = instantiate(cfg.data)
     settings = plain_with(cfg, seed=0)
+    experiment = experiment_of(cfg)
     run = Run(
         output=output,
-        data=" ".join([choice_of("data"), *_changed_data()]),
+        data=" ".join([present_job().choices["data"], *_changed_data(cfg, root)]),
         method=cfg.method.name,
         label=cfg.label or cfg.method.name,
         changes=[] if cfg.label else _changed_method(),
@@ -118,6 +115,7 @@ def benchmark_of(cfg: DictConfig, output: Path) -> tuple[Trainer, Benchmark]:
         seed=cfg.seed,
         code=cfg.code or code_version(),
         names=samples.names,
+        experiments={experiment.name: cfg.variant} if experiment else {},
     )
     cfg.output = str(output)
     benchmark = Benchmark(
@@ -133,7 +131,8 @@ def benchmark_of(cfg: DictConfig, output: Path) -> tuple[Trainer, Benchmark]:
         "lightning.fabric",
     ):  # devices found, processes, advertisements
         logging.getLogger(name).setLevel(logging.ERROR)
-    reporters = [Reporter(output, Settings(**plain(cfg)["tables"]))] if cfg.report else []
+    tables = Settings(**settings["tables"])
+    reporters = [Reporter(output, tables, experiment)] if cfg.report else []
     # the report comes before the loggers, which send it
     heard = [BenchmarkBar(), *reporters, *_loggers_of(cfg)]
     trainer: Trainer = instantiate(cfg.trainer, callbacks=heard)
@@ -178,7 +177,7 @@ def paths_of(cfg: DictConfig, key: str, missing: str) -> list[Path]:
 def output_of(cfg: DictConfig, name: str) -> Path:
     """The folder of the results: as given (one below it for each job of a sweep), or a new one."""
     given = text_of(cfg, "output")
-    job = job_of_sweep()
+    job = present_job().number
     if given is not None:
         return Path(given) / job
     base = Path("outputs") / f"{'sweep' if job else name[:80]}_{_started():%Y-%m-%d_%H-%M-%S}"
@@ -213,7 +212,7 @@ def _loggers_of(cfg: DictConfig) -> list[Callback]:
 
 def _changed_method() -> list[str]:
     """The overrides of the job that make its method another one."""
-    words = [(word.lstrip("+~").partition("=")[0], word) for word in overrides_of_job()]
+    words = [(word.lstrip("+~").partition("=")[0], word) for word in present_job().overrides]
     return [
         word
         for key, word in words
@@ -221,13 +220,22 @@ def _changed_method() -> list[str]:
     ]
 
 
-def _changed_data() -> list[str]:
-    """The overrides of the job that make its data set another one, say split=validation."""
-    words = [word.lstrip("+") for word in overrides_of_job()]
+def experiment_of(cfg: DictConfig) -> Experiment | None:
+    """The experiment that the job is a variant of."""
+    from gooddrag.bench.reading import Experiment
+
+    if not cfg.get("variants"):
+        return None
+    return Experiment(present_job().choices["experiment"], list(plain(cfg)["variants"]))
+
+
+def _changed_data(cfg: DictConfig, root: str) -> list[str]:
+    """What makes the data set another one than its file of conf/data says: split=validation."""
+    usual = plain(options_of_job(root, without=["experiment"]).data)
     return [
-        word.removeprefix("data.")
-        for word in words
-        if word.startswith("data.") and word.partition("=")[0] not in NOT_THE_DATA
+        f"{key}={value}"
+        for key, value in plain(cfg.data).items()
+        if key not in NOT_THE_DATA and value != usual.get(key)
     ]
 
 

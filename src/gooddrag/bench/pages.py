@@ -8,18 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gooddrag.bench.records import DONE
+from gooddrag.bench.reading import BASELINES, COSTS, Result, labels_of
+from gooddrag.bench.records import DONE, file_name
 from gooddrag.bench.sheet import Row, data_uri
-from gooddrag.bench.tables import (
-    ALL,
-    BASELINES,
-    COSTS,
-    Result,
-    Settings,
-    Summary,
-    labels_of,
-    numbers_of,
-)
+from gooddrag.bench.tables import ALL, Settings, Summary, numbers_of
 from gooddrag.metrics.statistics import Interval
 
 TITLES = {"seconds_total": "seconds", "gradient_steps": "gradient steps"}
@@ -175,7 +167,7 @@ def page(
 
 def sheet_name(data: str) -> str:
     """The file of a data set's contact sheet."""
-    return f"sheet_{data.replace('/', '_')}.jpg"
+    return f"sheet_{file_name(data)}.jpg"
 
 
 def _size(results: Sequence[Result]) -> str:

@@ -36,7 +36,9 @@ DONE, FAILED, MISSING = "done", "failed", "missing"
 NOT_THE_METHOD = ("cache", "device")
 # What no edit is made by; the sources of all else are the code's version.
 NOT_THE_EDIT = ("bench", "callbacks", "metrics", "pretrain", "assets", "__pycache__")
-NOT_THE_EDIT_FILES = ("__init__", "cli", "commands", "api", "request", "composition", "manual")
+NOT_THE_EDIT_FILES = (
+    *("__init__", "cli", "commands", "api", "request", "jobs", "composition", "manual", "plots"),
+)
 DIGITS = 8  # of a digest in the name of a folder or in a table
 
 
@@ -54,6 +56,7 @@ class Run:
         seed: of this run.
         code: the version of the code, see `code_version`.
         names: of the samples.
+        experiments: that it is part of, and what it is called in each.
     """
 
     output: Path
@@ -65,6 +68,7 @@ class Run:
     seed: int
     code: str
     names: Sequence[str]
+    experiments: Mapping[str, str]
 
     @property
     def key(self) -> dict[str, Any]:
@@ -80,19 +84,21 @@ class Run:
     def folder(self) -> Path:
         """Another key has another folder: nothing of another run is ever replaced."""
         words = (self.data, self.method, f"seed{self.seed}", digest_of(self.key)[:DIGITS])
-        return self.output / re.sub(r"[\s/]", "_", "-".join(words))
+        return self.output / file_name("-".join(words))
 
     def folder_of(self, name: str) -> Path:
         """Where a sample's record and pictures are."""
         return self.folder / name
 
     def save(self) -> None:
-        """Write run.json; samples that it named before stay named, so that none drops out."""
-        path, names = self.folder / RUN, list(self.names)
+        """Write run.json; samples and experiments that it named before stay named."""
+        path, names, experiments = self.folder / RUN, list(self.names), dict(self.experiments)
         if path.exists():
-            names += [name for name in read_run(self.folder)["names"] if name not in set(names)]
+            before = read_run(self.folder)
+            names += [name for name in before["names"] if name not in set(names)]
+            experiments = before.get("experiments", {}) | experiments
         about: dict[str, Any] = {"data": self.data, "label": self.label, "changes": self.changes}
-        about |= {"config": self.config, "names": names}
+        about |= {"experiments": experiments, "config": self.config, "names": names}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, FORMAT | self.key | about)
 
@@ -102,6 +108,15 @@ class Run:
         with open(self.folder / TABLE, "ab", buffering=0) as file:
             file.write(line.encode())
             os.fsync(file.fileno())
+
+
+def file_name(text: str) -> str:
+    """The text without what shells, web pages or file systems read in a way of their own.
+
+    >>> file_name("world split=validation-gooddrag")
+    'world_split_validation-gooddrag'
+    """
+    return re.sub(r"[^\w.+-]+", "_", text)
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from gooddrag.bench import pages, sheet, tables
-from gooddrag.bench.tables import Result, Settings, Summary
+from gooddrag.bench.reading import Experiment, Result, labels_of, read_results
+from gooddrag.bench.tables import Settings, Summary
 from gooddrag.data.files import write_bytes
 
 REPORT = "report"  # the folder of a report, below that of the runs
@@ -21,21 +22,30 @@ class Reporter(Callback):
     """Writes the report when a benchmark has ended, before loggers that send it.
 
     Args:
-        output: the folder of the runs; the report goes into its subfolder report.
+        output: the folder of the runs.
         settings: what it shows.
+        experiment: whose runs it is about; None takes all.
     """
 
-    def __init__(self, output: Path, settings: Settings) -> None:
-        self.output, self.settings = output, settings
+    def __init__(
+        self, output: Path, settings: Settings, experiment: Experiment | None = None
+    ) -> None:
+        self.output, self.settings, self.experiment = output, settings, experiment
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it, in the first process."""
         if trainer.is_global_zero:
-            write_report([self.output], self.output / REPORT, self.settings)
+            folder = report_folder(self.output, self.experiment)
+            write_report([self.output], folder, self.settings, self.experiment)
+
+
+def report_folder(output: Path, experiment: Experiment | None) -> Path:
+    """Where the report on what is below a folder goes by itself."""
+    return output / REPORT / (experiment.name if experiment is not None else "")
 
 
 def write_report(
-    folders: Sequence[Path], output: Path, settings: Settings
+    folders: Sequence[Path], output: Path, settings: Settings, experiment: Experiment | None = None
 ) -> dict[str, list[Summary]]:
     """Write report.html, report.md, sheet_<data>.jpg, summary.csv and samples.csv.
 
@@ -43,6 +53,7 @@ def write_report(
         folders: hold runs, at any depth.
         output: the folder of the report.
         settings: what it shows.
+        experiment: whose runs it is about; None takes all.
 
     Returns:
         The numbers of each data set.
@@ -50,7 +61,7 @@ def write_report(
     Raises:
         ValueError: no runs there.
     """
-    results = tables.read_results(folders)
+    results = read_results(folders, experiment)
     output.mkdir(parents=True, exist_ok=True)
     by_data: dict[str, list[Result]] = {}
     for result in results:
@@ -58,7 +69,7 @@ def write_report(
     found, shown, drawn = {}, {}, {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for data, members in sorted(by_data.items()):
-            groups, labels = tables.groups_of(members), tables.labels_of(members)
+            groups, labels = tables.groups_of(members), labels_of(members)
             bar = progress.add_task(f"report on {data}", total=len(groups) * len(labels))
             found[data] = tables.summaries(members, settings, partial(progress.advance, bar))
             shown[data] = pages.tables(members, found[data], settings)

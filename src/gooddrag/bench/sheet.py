@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from gooddrag.bench.reading import Result, labels_of
 from gooddrag.bench.records import DONE, PICTURE, SAMPLES
-from gooddrag.bench.tables import Result, labels_of
 
 WHITE, BLACK, GREY, PALE = (255, 255, 255), (20, 20, 20), (110, 110, 110), (236, 236, 236)
 GAP = 6

@@ -8,46 +8,19 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from gooddrag.bench.records import DIGITS, DONE, MISSING, RUN, read_record, read_run, row_of
+from gooddrag.bench.reading import COSTS, Result, by_sample, labels_of
+from gooddrag.bench.records import DONE, row_of
 from gooddrag.metrics.statistics import Interval, bootstrap_difference, bootstrap_mean
 from gooddrag.seeding import generator
 
-COSTS = ("seconds_total", "gradient_steps")
 ALL, KINDS = "all", ("category", "task")
-BASELINES = ("identity", "paste")  # what every table of drag edits needs to be read
-
-
-@dataclass(frozen=True)
-class Result:
-    """One sample, edited by one method with one seed.
-
-    Attributes:
-        data, label, seed, name: which.
-        status: "done", "failed" or "missing".
-        record: all that is known of it.
-        folder: where its files are.
-        output: where the run's output folder is.
-        numbers: metrics and `COSTS` by name, those that apply.
-    """
-
-    data: str
-    label: str
-    seed: int
-    name: str
-    status: str
-    record: Mapping[str, Any]
-    folder: Path
-    output: Path
-    numbers: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -96,85 +69,6 @@ class Settings:
     def is_higher_better(self, number: str) -> bool:
         """Of a metric; of costs less is better."""
         return any(fnmatchcase(number, pattern) for pattern in self.higher)
-
-
-def read_results(folders: Sequence[Path]) -> list[Result]:
-    """All results below the folders; of one that is there twice, a finished one.
-
-    Raises:
-        ValueError: a folder that is not there or holds no run, or a run that cannot be read.
-    """
-    for folder in folders:
-        if not folder.is_dir():
-            raise ValueError(f"there is no folder {folder}")
-    runs = {path.parent.resolve(): None for folder in folders for path in sorted(folder.rglob(RUN))}
-    if not runs:
-        raise ValueError(f"no results below {', '.join(map(str, folders))}: run gooddrag bench")
-    abouts = {run: read_run(run) for run in runs}
-    labels = _labels(abouts.values())
-    found: dict[tuple[str, str, int, str], Result] = {}
-    for run, about in abouts.items():
-        for name in about["names"]:
-            result = _result(run, about, labels[_identity(about)], name)
-            key = (result.data, result.label, result.seed, name)
-            if key not in found or found[key].status != DONE:
-                found[key] = result
-    return list(found.values())
-
-
-def _result(run: Path, about: Mapping[str, Any], label: str, name: str) -> Result:
-    record = read_record(run / name) or {"name": name, "status": MISSING}
-    numbers = {cost: record.get(cost) for cost in COSTS} | dict(record.get("metrics") or {})
-    finite = {
-        key: float(value)
-        for key, value in numbers.items()
-        if isinstance(value, (int, float)) and math.isfinite(value)
-    }
-    done = record["status"] == DONE
-    return Result(
-        data=about["data"],
-        label=label,
-        seed=about["seed"],
-        name=name,
-        status=record["status"],
-        record=record,
-        folder=run / name,
-        output=run.parent,
-        numbers=finite if done else {},
-    )
-
-
-def _identity(about: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What makes two runs the same method."""
-    return about["label"], about["config_sha256"], about["code"]
-
-
-def _labels(abouts: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:
-    """A name for each method; where two share one, what tells them apart stands behind it."""
-    changes: dict[tuple[str, str, str], list[str]] = {}
-    for about in abouts:
-        shortest = min((changes.get(_identity(about), about["changes"]), about["changes"]), key=len)
-        changes[_identity(about)] = shortest
-    labels = {}
-    for identity, words in changes.items():
-        alike = [other for other in changes if other[0] == identity[0]]
-        common = set(words).intersection(*(changes[other] for other in alike))
-        labels[identity] = " ".join([identity[0], *(w for w in words if w not in common)])
-    for i, digits in ((1, DIGITS), (2, None)):  # the configuration, then the code
-        labels = {
-            identity: f"{label} ({identity[i][:digits]})"
-            if any(labels[o] == label and o[i] != identity[i] for o in labels)
-            else label
-            for identity, label in labels.items()
-        }
-    return labels
-
-
-def labels_of(results: Iterable[Result]) -> list[str]:
-    """The methods' names, the baselines first."""
-    found = {result.label for result in results}
-    first = [name for name in BASELINES if name in found]
-    return first + sorted(found - set(first))
 
 
 def numbers_of(results: Iterable[Result]) -> list[str]:
@@ -228,15 +122,6 @@ def summaries(
             found.append(Summary(kind, group, label, ok, len(ours), seeds, means, differences))
             advance()
     return found
-
-
-def by_sample(results: Iterable[Result], number: str) -> dict[str, float]:
-    """Each sample's number, its mean over seeds, by name in the order of names."""
-    values: dict[str, list[float]] = {}
-    for result in results:
-        if number in result.numbers:
-            values.setdefault(result.name, []).append(result.numbers[number])
-    return {name: math.fsum(values[name]) / len(values[name]) for name in sorted(values)}
 
 
 class _Draws:

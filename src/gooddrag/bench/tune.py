@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gooddrag.bench.reading import by_sample, read_results
 from gooddrag.bench.records import DONE, RUN, read_run
-from gooddrag.bench.tables import by_sample, read_results
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

@@ -1,0 +1,176 @@
+"""All results below folders: which there are, and what their methods are called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gooddrag.bench.records import DIGITS, DONE, MISSING, RUN, read_record, read_run
+
+COSTS = ("seconds_total", "gradient_steps")
+BASELINES = ("identity", "paste")  # what every table of drag edits needs to be read
+
+Identity = tuple[str, str, str]
+"""What makes two runs the same method: its label, its configuration's digest, the code."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One sample, edited by one method with one seed.
+
+    Attributes:
+        data, label, seed, name: which.
+        status: "done", "failed" or "missing".
+        record: all that is known of it.
+        folder: where its files are.
+        output: where the run's output folder is.
+        numbers: metrics and `COSTS` by name, those that apply.
+    """
+
+    data: str
+    label: str
+    seed: int
+    name: str
+    status: str
+    record: Mapping[str, Any]
+    folder: Path
+    output: Path
+    numbers: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe of conf/experiment that names variants: which runs a report is about.
+
+    Attributes:
+        name: of the recipe.
+        variants: their names, in the order of the report's rows.
+    """
+
+    name: str
+    variants: Sequence[str]
+
+
+def read_results(folders: Sequence[Path], experiment: Experiment | None = None) -> list[Result]:
+    """All results below the folders, method by method; of one that is there twice, a finished one.
+
+    Args:
+        folders: hold runs, at any depth.
+        experiment: only its runs, called and ordered as its variants are.
+
+    Raises:
+        ValueError: a folder that is not there or holds no run, or a run that cannot be read.
+    """
+    abouts = _runs(folders)
+    if experiment is None:
+        labels = _labels(abouts.values())
+        rows = sorted(labels, key=lambda identity: _place(labels[identity]))
+    else:
+        abouts = {run: about for run, about in abouts.items() if _variant(about, experiment)}
+        if not abouts:
+            name = experiment.name
+            raise ValueError(f"no runs of {name} there: run gooddrag bench -m experiment={name}")
+        named = {_identity(about): _variant(about, experiment) for about in abouts.values()}
+        rows = sorted(named, key=lambda identity: experiment.variants.index(named[identity]))
+        labels = _told_apart(named)
+    found: dict[tuple[str, str, int, str], Result] = {}
+    order = {identity: place for place, identity in enumerate(rows)}
+    for run, about in sorted(abouts.items(), key=lambda run: order[_identity(run[1])]):
+        for name in about["names"]:
+            result = _result(run, about, labels[_identity(about)], name)
+            key = (result.data, result.label, result.seed, name)
+            if key not in found or found[key].status != DONE:
+                found[key] = result
+    return list(found.values())
+
+
+def labels_of(results: Iterable[Result]) -> list[str]:
+    """The methods' names, in the order of the results."""
+    return list(dict.fromkeys(result.label for result in results))
+
+
+def by_sample(results: Iterable[Result], number: str) -> dict[str, float]:
+    """Each sample's number, its mean over seeds, by name in the order of names."""
+    values: dict[str, list[float]] = {}
+    for result in results:
+        if number in result.numbers:
+            values.setdefault(result.name, []).append(result.numbers[number])
+    return {name: math.fsum(values[name]) / len(values[name]) for name in sorted(values)}
+
+
+def _runs(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """What the run.json of each run says."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}")
+    runs = {path.parent.resolve(): None for folder in folders for path in sorted(folder.rglob(RUN))}
+    if not runs:
+        raise ValueError(f"no results below {', '.join(map(str, folders))}: run gooddrag bench")
+    return {run: read_run(run) for run in runs}
+
+
+def _result(run: Path, about: Mapping[str, Any], label: str, name: str) -> Result:
+    record = read_record(run / name) or {"name": name, "status": MISSING}
+    numbers = {cost: record.get(cost) for cost in COSTS} | dict(record.get("metrics") or {})
+    finite = {
+        key: float(value)
+        for key, value in numbers.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+    done = record["status"] == DONE
+    return Result(
+        data=about["data"],
+        label=label,
+        seed=about["seed"],
+        name=name,
+        status=record["status"],
+        record=record,
+        folder=run / name,
+        output=run.parent,
+        numbers=finite if done else {},
+    )
+
+
+def _identity(about: Mapping[str, Any]) -> Identity:
+    return about["label"], about["config_sha256"], about["code"]
+
+
+def _variant(about: Mapping[str, Any], experiment: Experiment) -> str:
+    """What a run is called in an experiment; "" if it is no part of it."""
+    variant: str = about.get("experiments", {}).get(experiment.name, "")
+    return variant if variant in experiment.variants else ""
+
+
+def _place(label: str) -> tuple[int, str]:
+    """The baselines first, then by name."""
+    first = [name for name in BASELINES if label == name or label.startswith(f"{name} ")]
+    return (BASELINES.index(first[0]), "") if first else (len(BASELINES), label)
+
+
+def _labels(abouts: Iterable[Mapping[str, Any]]) -> dict[Identity, str]:
+    """A name for each method; where two share one, what tells them apart stands behind it."""
+    changes: dict[Identity, list[str]] = {}
+    for about in abouts:
+        shortest = min((changes.get(_identity(about), about["changes"]), about["changes"]), key=len)
+        changes[_identity(about)] = shortest
+    labels = {}
+    for identity, words in changes.items():
+        alike = [other for other in changes if other[0] == identity[0]]
+        common = set(words).intersection(*(changes[other] for other in alike))
+        labels[identity] = " ".join([identity[0], *(w for w in words if w not in common)])
+    return _told_apart(labels)
+
+
+def _told_apart(labels: Mapping[Identity, str]) -> dict[Identity, str]:
+    """The labels; behind those that are equal, the configuration's digest or the code."""
+    for i, digits in ((1, DIGITS), (2, None)):  # the configuration, then the code
+        labels = {
+            identity: f"{label} ({identity[i][:digits]})"
+            if any(labels[o] == label and o[i] != identity[i] for o in labels)
+            else label
+            for identity, label in labels.items()
+        }
+    return dict(labels)
