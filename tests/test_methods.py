@@ -20,7 +20,7 @@ from gooddrag.callbacks import DragVideo, EditWriter, ProgressBar
 from gooddrag.callbacks.csv_logger import CsvEdit
 from gooddrag.composition import composer
 from gooddrag.events import PHASES, EditCallback
-from gooddrag.methods import fastdrag, freedrag, sde_drag
+from gooddrag.methods import cycle_sde, fastdrag, freedrag, sde_drag
 from gooddrag.methods.dragnoise import BottleneckOptimization
 from gooddrag.methods.paste import paste
 from gooddrag.types import DragSample, Edit, Trajectory
@@ -216,7 +216,7 @@ class TestPaste:
 
 
 class TestSDEDrag:
-    levels = sde_drag.Levels(torch.linspace(0.9999, 0.005, 1000), steps=20, strength=0.6)
+    levels = cycle_sde.Levels(torch.linspace(0.9999, 0.005, 1000), steps=20, strength=0.6)
 
     def test_levels(self) -> None:
         assert len(self.levels.t) == self.levels.count + 1 == 13
@@ -230,26 +230,26 @@ class TestSDEDrag:
         x, eps, x_prev = torch.randn(3, 2, 4, 8, 8, dtype=torch.float64)
         for k in range(self.levels.count):
             alphas = self.levels.down(k)
-            w = sde_drag.step_noise(x, eps, x_prev, *alphas)
-            found = sde_drag.step_mean(x, eps, *alphas) + sde_drag.sigma(*alphas) * w
+            w = cycle_sde.step_noise(x, eps, x_prev, *alphas)
+            found = cycle_sde.step_mean(x, eps, *alphas) + cycle_sde.sigma(*alphas) * w
             torch.testing.assert_close(found, x_prev)
 
     def test_noise_has_the_level_s_variance(self) -> None:
         """Steps up compose: sqrt(a) x + sqrt(1 - a) noise with a the product."""
         a, b, c = (torch.tensor(value) for value in (0.9, 0.6, 0.3))
         one = torch.ones(1, 1, 1, 1)
-        kept = sde_drag.perturb(sde_drag.perturb(one, 0 * one, a, b), 0 * one, b, c)
-        torch.testing.assert_close(kept, sde_drag.perturb(one, 0 * one, a, c))
-        mean = sde_drag.perturb(one, 0 * one, a, c)
-        spread = sde_drag.perturb(one, one, a, c) - mean
+        kept = cycle_sde.perturb(cycle_sde.perturb(one, 0 * one, a, b), 0 * one, b, c)
+        torch.testing.assert_close(kept, cycle_sde.perturb(one, 0 * one, a, c))
+        mean = cycle_sde.perturb(one, 0 * one, a, c)
+        spread = cycle_sde.perturb(one, one, a, c) - mean
         torch.testing.assert_close(mean**2 + spread**2, one)
 
     def test_a_step_down_keeps_the_level_s_variance(self) -> None:
         """With the true eps of z_0 = 0, m and sigma give variance 1 - a_{t-s}."""
         a_from, a_to = self.levels.down(5)
         eps = torch.ones(1, 1, 1, 1)
-        mean = sde_drag.step_mean(torch.sqrt(1 - a_from) * eps, eps, a_from, a_to)
-        total = mean**2 + sde_drag.sigma(a_from, a_to) ** 2
+        mean = cycle_sde.step_mean(torch.sqrt(1 - a_from) * eps, eps, a_from, a_to)
+        total = mean**2 + cycle_sde.sigma(a_from, a_to) ** 2
         torch.testing.assert_close(total.squeeze(), 1 - a_to)
 
     def test_no_move_gives_the_picture_back(self, tiny_folder: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
 from gooddrag.pretrain import callbacks, data, evaluate, export, parts
-from gooddrag.pretrain.modules import VaeTraining
+from gooddrag.pretrain.vae_training import VaeTraining
 
 CONF = Path(__file__).parents[1] / "conf"
 FAMILIES = ("disc", "bar", "ramp")

@@ -1,6 +1,6 @@
 """The training of the embedded miniature Stable Diffusion."""
 
-from gooddrag.pretrain.modules import CaptionTraining, UnetTraining, VaeTraining
+from gooddrag.pretrain.caption_training import CaptionTraining
 from gooddrag.pretrain.parts import make_text_encoder, make_tokenizer
 from gooddrag.pretrain.settings import (
     CaptionSettings,
@@ -14,6 +14,8 @@ from gooddrag.pretrain.settings import (
     World,
 )
 from gooddrag.pretrain.stages import pretrain
+from gooddrag.pretrain.unet_training import UnetTraining
+from gooddrag.pretrain.vae_training import VaeTraining
 
 __all__ = [
     "CaptionSettings",

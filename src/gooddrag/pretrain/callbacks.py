@@ -13,8 +13,8 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from gooddrag.pretrain.averaged import AveragedTraining
 from gooddrag.pretrain.data import say
-from gooddrag.pretrain.modules import AveragedTraining
 from gooddrag.pretrain.settings import Logistics
 
 COLUMNS = ("step", "seconds", "loss", "mse", "psnr", "lr", "steps_per_second")

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from gooddrag.pretrain.data import Posteriors
-from gooddrag.pretrain.modules import UnetTraining
 from gooddrag.pretrain.parts import decode, encode_moments
+from gooddrag.pretrain.unet_training import NoiseTraining
 
 TITLE_HEIGHT = 16
 
@@ -51,7 +51,7 @@ def latent_statistics(latents: Posteriors) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def noise_error(
-    module: UnetTraining, latents: Posteriors, families: Tensor, *, chunk: int, seed: int
+    module: NoiseTraining, latents: Posteriors, families: Tensor, *, chunk: int, seed: int
 ) -> dict[str, float]:
     """eps-error of the averaged weights on fixed noise, with each caption and with none."""
     errors: dict[str, list[Tensor]] = {"captioned": [], "empty": []}
@@ -70,7 +70,7 @@ def noise_error(
 
 @torch.no_grad()
 def caption_errors(
-    module: UnetTraining,
+    module: NoiseTraining,
     latents: Posteriors,
     families: Tensor,
     *,

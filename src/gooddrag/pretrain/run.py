@@ -13,16 +13,16 @@ import torch
 from lightning import Trainer
 from torch import Tensor, nn
 
+from gooddrag.pretrain.averaged import AveragedTraining, Endless
 from gooddrag.pretrain.callbacks import Deadline, Progress, SaveLast, read_table
 from gooddrag.pretrain.data import render_test_pictures, say
 from gooddrag.pretrain.export import update_report
-from gooddrag.pretrain.modules import AveragedTraining, Endless
 from gooddrag.pretrain.settings import (
     Logistics,
     Machine,
     ModelFactories,
+    NoiseSettings,
     Report,
-    UnetSettings,
     VaeSettings,
     World,
 )
@@ -101,7 +101,7 @@ def fit(run: Run, stage: str, module: AveragedTraining) -> None:
     trainer.fit(module, Endless(), ckpt_path=run.checkpoint(stage) if run.resume else None)
 
 
-def held_out_pictures(run: Run, settings: VaeSettings | UnetSettings) -> tuple[Tensor, Tensor]:
+def held_out_pictures(run: Run, settings: VaeSettings | NoiseSettings) -> tuple[Tensor, Tensor]:
     """Renders the test pictures that a stage is scored on: [N, 3, H, W] in [0, 1], families."""
     return render_test_pictures(
         run.world,
@@ -113,7 +113,7 @@ def held_out_pictures(run: Run, settings: VaeSettings | UnetSettings) -> tuple[T
 
 
 def training_report(
-    run: Run, stage: str, model: nn.Module, settings: VaeSettings | UnetSettings
+    run: Run, stage: str, model: nn.Module, settings: VaeSettings | NoiseSettings
 ) -> Report:
     """Tells what the training of a stage came to."""
     rows = read_table(run.output / stage / "loss.csv")

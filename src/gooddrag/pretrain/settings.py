@@ -96,13 +96,11 @@ class VaeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnetSettings:
-    """The UNet's and text encoder's stage."""
+class NoiseSettings:
+    """What the stages share that teach the UNet to predict noise."""
 
     pictures: Pictures
     optimisation: Optimisation
-    text_encoder_lr_factor: float
-    min_snr: float
     empty_prompt_fraction: float
     score_pictures: int
     score_timesteps: Sequence[int]
@@ -112,7 +110,15 @@ class UnetSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionSettings(UnetSettings):
+class UnetSettings(NoiseSettings):
+    """The UNet's and text encoder's stage."""
+
+    text_encoder_lr_factor: float
+    min_snr: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSettings(NoiseSettings):
     """The captions' stage, which leaves the empty prompt alone."""
 
     embedding_std: float

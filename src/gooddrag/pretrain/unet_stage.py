@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
+from gooddrag.pretrain.caption_training import CaptionTraining
 from gooddrag.pretrain.data import cached_latents, say
 from gooddrag.pretrain.evaluate import (
     caption_errors,
@@ -17,7 +18,6 @@ from gooddrag.pretrain.evaluate import (
     save_grid,
 )
 from gooddrag.pretrain.export import export_pipeline, weights_key
-from gooddrag.pretrain.modules import CaptionTraining, UnetTraining
 from gooddrag.pretrain.parts import tokenise
 from gooddrag.pretrain.run import (
     Run,
@@ -27,11 +27,12 @@ from gooddrag.pretrain.run import (
     held_out_pictures,
     training_report,
 )
-from gooddrag.pretrain.settings import CaptionSettings, Report, UnetSettings, VaeSettings, World
+from gooddrag.pretrain.settings import CaptionSettings, NoiseSettings, Report, VaeSettings, World
+from gooddrag.pretrain.unet_training import NoiseTraining, UnetTraining
 from gooddrag.pretrain.vae_stage import finished_vae
 
 
-def train_unet(run: Run, stage: str, vae_settings: VaeSettings, settings: UnetSettings) -> Path:
+def train_unet(run: Run, stage: str, vae_settings: VaeSettings, settings: NoiseSettings) -> Path:
     """Trains UNet and text encoder on the finished autoencoder's latents, then exports."""
     check_checkpoint(run, stage)
     vae = finished_vae(run, vae_settings)
@@ -49,7 +50,7 @@ def train_unet(run: Run, stage: str, vae_settings: VaeSettings, settings: UnetSe
     return export(run, stage, settings)
 
 
-def unet_module(run: Run, settings: UnetSettings, vae: AutoencoderKL) -> UnetTraining:
+def unet_module(run: Run, settings: NoiseSettings, vae: AutoencoderKL) -> NoiseTraining:
     """Makes the module that trains the UNet, or only its captions."""
     kind: Any = CaptionTraining if isinstance(settings, CaptionSettings) else UnetTraining
     return kind(
@@ -69,7 +70,7 @@ def prompts(world: World) -> list[str]:
     return [*(world.caption(family) for family in world.FAMILIES), ""]
 
 
-def export(run: Run, stage: str, settings: UnetSettings) -> Path:
+def export(run: Run, stage: str, settings: NoiseSettings) -> Path:
     """Writes the whole model to mini/, then scores and samples what was written."""
     folder, device = run.output / "mini", run.machine.torch_device()
     sizes = export_pipeline(
@@ -90,7 +91,11 @@ def export(run: Run, stage: str, settings: UnetSettings) -> Path:
 
 
 def save_samples(
-    run: Run, stage: str, settings: UnetSettings, pipeline: StableDiffusionPipeline, guidance: float
+    run: Run,
+    stage: str,
+    settings: NoiseSettings,
+    pipeline: StableDiffusionPipeline,
+    guidance: float,
 ) -> None:
     """Draws a row of samples per caption, and one of the empty prompt."""
     rows = sample_rows(
@@ -108,7 +113,7 @@ def save_samples(
 
 
 def exported_noise_error(
-    run: Run, settings: UnetSettings, pipeline: StableDiffusionPipeline
+    run: Run, settings: NoiseSettings, pipeline: StableDiffusionPipeline
 ) -> Report:
     """Scores the exported UNet on the test split."""
     chunk = run.logistics.score_chunk

@@ -18,10 +18,10 @@ from gooddrag.pretrain.evaluate import (
     save_grid,
 )
 from gooddrag.pretrain.export import averaged_weights, save_vae
-from gooddrag.pretrain.modules import VaeTraining
 from gooddrag.pretrain.parts import standardise
 from gooddrag.pretrain.run import Run, check_checkpoint, fit, held_out_pictures, training_report
 from gooddrag.pretrain.settings import VaeSettings
+from gooddrag.pretrain.vae_training import VaeTraining
 
 
 def train_vae(run: Run, settings: VaeSettings) -> Path:
