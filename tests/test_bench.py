@@ -37,6 +37,8 @@ PROGRAM = Path(sys.executable).with_name("gooddrag")
 FAST = ["backbone=folder", "backbone.resolution=64", "backbone.dtype=float32", "report=false"]
 DRAG = ["method.steps=4", "method.K=2", "method.B=1", "method.J=1"]
 LORA = ["adapt.steps=2", "adapt.batch_size=1"]
+RULES = {"batch": 1, "workers": 0, "existing": "resume", "retry_failed": False}
+RULES |= {"rounding": "nearest"}
 # What may differ between two runs of the same edits.
 TIMES = ("started", "finished", "peak_memory", "folder", "batch", "adapt_cached", "adapt_steps")
 
@@ -92,7 +94,6 @@ def bench(
 ):
     """Run it in this process; gives the run and the method."""
     samples, method = samples or samples_of(), method or Recorder()
-    rules = {"batch": 1, "existing": "resume", "retry_failed": False, "rounding": "nearest"} | rules
     run = Run(
         output=Path(output),
         data="made",
@@ -111,7 +112,7 @@ def bench(
         make_method=lambda device: method,
         make_metrics=lambda device: collection(metrics_of(metrics)),
         metrics_config={"which": metrics},
-        rules=Rules(**rules),
+        rules=Rules(**RULES | rules),
     )
     run_benchmark(trainer(heard), benchmark)
     return run, method
@@ -182,9 +183,8 @@ class TestRecords:
         [({"existing": "keep"}, "resume, overwrite, refuse; found 'keep'"), ({"batch": 0}, "0")],
     )
     def test_unknown_rules(self, rules, message):
-        given = {"batch": 1, "existing": "resume", "retry_failed": False, "rounding": "nearest"}
         with pytest.raises(ValueError, match=message):
-            Rules(**given | rules)
+            Rules(**RULES | rules)
 
 
 class TestResume:

@@ -42,7 +42,7 @@ def composer() -> Iterator[Callable[[str, Sequence[str]], DictConfig]]:
         yield composed
 
 
-def instantiate(cfg: DictConfig, **overrides: Any) -> Any:
+def instantiate(cfg: DictConfig | dict[str, Any], **overrides: Any) -> Any:
     """Make what a node describes; a part's own ValueError comes through as it is.
 
     Raises:

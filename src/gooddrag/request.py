@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from gooddrag.jobs import options_of_job, present_job
 if TYPE_CHECKING:
     import torch
     from lightning import Callback, Trainer
+    from torchmetrics import MetricCollection
 
     from gooddrag.bench.reading import Experiment
     from gooddrag.bench.runner import Benchmark
@@ -93,7 +95,6 @@ def benchmark_of(cfg: DictConfig, root: str, output: Path) -> tuple[Trainer, Ben
     from gooddrag.bench.tables import Settings
     from gooddrag.bench.tasks import Rules
     from gooddrag.callbacks.output import prepare
-    from gooddrag.metrics.score import collection
 
     def on(device: torch.device) -> DictConfig:
         """The configuration of a process that has this device."""
@@ -101,7 +102,9 @@ def benchmark_of(cfg: DictConfig, root: str, output: Path) -> tuple[Trainer, Ben
             cfg.backbone.device = str(device)
         return cfg
 
-    rules = Rules(**{key: cfg[key] for key in ("batch", "existing", "retry_failed", "rounding")})
+    rules = Rules(
+        **{key: cfg[key] for key in ("batch", "workers", "existing", "retry_failed", "rounding")}
+    )
     samples = instantiate(cfg.data)
     settings = plain_with(cfg, seed=0)
     experiment = experiment_of(cfg)
@@ -122,7 +125,7 @@ def benchmark_of(cfg: DictConfig, root: str, output: Path) -> tuple[Trainer, Ben
         samples,
         run,
         make_method=lambda device: instantiate(on(device).editor),
-        make_metrics=lambda device: collection(instantiate(on(device).metrics)),
+        make_metrics=MetricsMaker(json.dumps(settings["metrics"])),
         metrics_config=settings["metrics"],
         rules=rules,
     )
@@ -218,6 +221,19 @@ def _changed_method() -> list[str]:
         for key, word in words
         if key not in NOT_THE_METHOD and not key.startswith(GROUPS_APART)
     ]
+
+
+@dataclass(frozen=True)
+class MetricsMaker:
+    """Makes the metrics of a configuration, also in another process."""
+
+    config: str
+
+    def __call__(self, device: torch.device) -> MetricCollection:
+        """The metrics; those with a model choose its device by themselves."""
+        from gooddrag.metrics.score import collection
+
+        return collection(instantiate(json.loads(self.config)))
 
 
 def experiment_of(cfg: DictConfig) -> Experiment | None:

@@ -11,16 +11,18 @@ import gc
 import json
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from torch import Tensor
 from torchmetrics import MetricCollection
 
+from gooddrag.bench.effort import Effort
 from gooddrag.bench.records import (
     DONE,
     MISSING,
@@ -34,6 +36,7 @@ from gooddrag.bench.records import (
     rows_of,
 )
 from gooddrag.bench.tasks import EDIT, SCORE, Rules, Share, Task, task_of
+from gooddrag.bench.workers import POINTS, MetricsMaker, scored, show, workers_of
 from gooddrag.callbacks.output import remove_old
 from gooddrag.callbacks.scalars import edit_summary
 from gooddrag.callbacks.writer import now, trajectory_dict
@@ -41,36 +44,12 @@ from gooddrag.data.digest import sample_digest
 from gooddrag.data.dragset import DragSet
 from gooddrag.data.files import plain, write_bytes, write_json
 from gooddrag.data.images import read_image, to_uint8, write_png
-from gooddrag.drawing import overlay
-from gooddrag.events import EditCallback
 from gooddrag.memory import out_of_memory
 from gooddrag.methods.base import Method
 from gooddrag.metrics.score import score
 from gooddrag.types import DragSample, Edit
 
-
-class Effort(EditCallback):
-    """How much work a method did, counted by its callbacks, and whether memory ran out."""
-
-    def __init__(self) -> None:
-        self.steps: dict[str, int] = {}
-        self.low_memory = False
-
-    def on_edit_start(self, samples: Sequence[DragSample]) -> None:
-        """Count anew."""
-        self.steps = {}
-
-    def on_edit_retry(self, samples: Sequence[DragSample]) -> None:
-        """Count anew; the low-memory setting stays."""
-        self.steps, self.low_memory = {}, True
-
-    def on_phase_start(self, phase: str, total: int) -> None:
-        """A phase that takes no step, because a cache had its result, is counted as well."""
-        self.steps.setdefault(phase, 0)
-
-    def on_phase_advance(self, phase: str, loss: Tensor | None = None) -> None:
-        """Count a step."""
-        self.steps[phase] = self.steps.get(phase, 0) + 1
+Scores = Future[dict[str, float]]
 
 
 class Benchmark(LightningModule):
@@ -82,7 +61,8 @@ class Benchmark(LightningModule):
         samples: the data set.
         run: what is run, and where its records go.
         make_method: loads the method onto a device; called only if there is something to edit.
-        make_metrics: loads the metrics; called only if there is something to score.
+        make_metrics: loads the metrics; called only if there is something to score. With workers
+            it has to be picklable, and equal to another that makes the same.
         metrics_config: the metrics' configuration: records with others are scored again.
         rules: see `Rules`.
 
@@ -96,7 +76,7 @@ class Benchmark(LightningModule):
         samples: DragSet,
         run: Run,
         make_method: Callable[[torch.device], Method],
-        make_metrics: Callable[[torch.device], MetricCollection],
+        make_metrics: MetricsMaker,
         metrics_config: Mapping[str, Any],
         rules: Rules,
     ) -> None:
@@ -105,9 +85,11 @@ class Benchmark(LightningModule):
         self.metrics_sha256 = digest_of(metrics_config)
         self._makers = make_method, make_metrics
         self._effort = Effort()
+        self._waiting: deque[list[tuple[Task, Scores | None]]] = deque()
         self.known: list[dict[str, Any]] = []
         self.last_news: list[dict[str, Any]] = []
         self._read_to = 0  # bytes of the table that `news` has told of
+        self.workers = workers_of(rules.workers)
 
     # Loaded when first needed; in the instance's dictionary, where Lightning does not move them.
     @cached_property
@@ -151,15 +133,20 @@ class Benchmark(LightningModule):
         signal.signal(signal.SIGTERM, _interrupt)
 
     def on_predict_epoch_end(self) -> None:
-        """Wait for the other processes: only then are all records there."""
+        """Finish, and wait for the other processes: only then are all records there."""
+        self._finish_batches(leave=0)
         self.trainer.strategy.barrier("benchmark")
         self.last_news = self.news() if self.trainer.is_global_zero else []
 
     def predict_dataloader(self) -> Share:
         """What this process has to do."""
-        find = partial(task_of, self.samples, self.run, self.rules, self.metrics_sha256)
         mine = range(self.trainer.global_rank, len(self.samples), self.trainer.world_size)
-        return Share(find, mine, self.rules.batch)
+
+        def tasks() -> Iterator[Task | None]:
+            for index, read in zip(mine, self.workers.read(self.samples, mine), strict=True):
+                yield task_of(read, index, self.run, self.rules, self.metrics_sha256)
+
+        return Share(tasks, self.rules.batch)
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -168,16 +155,27 @@ class Benchmark(LightningModule):
         return batch
 
     def predict_step(self, batch: list[Task]) -> list[dict[str, Any]]:
-        """Edit, score and record a batch; the first process tells what is new in the table."""
+        """Edit, score and record a batch; the first process tells what is new in the table.
+
+        Where there are workers, they score a batch while the next one is edited.
+        """
         todo = [task for task in batch if task.sample is not None and not task.edited]
         with torch.enable_grad():
             lost = self._edit(todo) if todo else None
-        for task in batch:
-            if task.edited or "failed_in" in task.record:  # all, unless the device was lost
-                self._finish(task)
+        # all, unless the device was lost
+        over = [task for task in batch if task.edited or "failed_in" in task.record]
+        self._waiting.append([(task, self._scores(task) if task.edited else None) for task in over])
+        self._finish_batches(leave=1 if self.workers.count and lost is None else 0)
         if lost is not None:
             raise lost
         return self.news() if self.trainer.is_global_zero else []
+
+    def break_off(self) -> None:
+        """Record what was edited before the end came."""
+        try:
+            self._finish_batches(leave=0)
+        finally:
+            self.workers.end()
 
     def news(self) -> list[dict[str, Any]]:
         """The rows that any process has added to the table since the last call."""
@@ -247,26 +245,45 @@ class Benchmark(LightningModule):
         }
         task.edited = True
 
-    def _finish(self, task: Task) -> None:
-        """Score the picture as its file holds it, and write the record last."""
+    def _scores(self, task: Task) -> Scores:
+        """Let the picture be scored as its file holds it."""
+        assert task.sample is not None
+        picture, metrics = self.run.folder_of(task.name) / PICTURE, self.metrics
+        if self.workers.count:
+            shown = self._shown(task.sample)
+            where = None if (shown / POINTS).exists() else shown
+            return self.workers.submit(
+                scored, self._makers[1], self.samples, task.index, picture, where
+            )
+        truth, sample = partial(self.samples.truth, task.index), task.sample
+        return self.workers.submit(lambda: score(metrics, sample, read_image(picture), truth()))
+
+    def _finish_batches(self, leave: int) -> None:
+        """Write the records of batches whose edits are done; the last ones may wait for theirs."""
+        while len(self._waiting) > leave:
+            batch = self._waiting.popleft()
+            for task, scores in batch:
+                self._finish(task, scores)
+
+    def _finish(self, task: Task, scores: Scores | None) -> None:
+        """Write the record last, when all else is there."""
         folder = self.run.folder_of(task.name)
         folder.mkdir(parents=True, exist_ok=True)
-        if task.edited:
-            self._score(task, folder)
-        else:
+        if scores is None:
             _clear(folder)
-        if task.sample is not None:
-            self._show(task.index, task.sample)
+        else:
+            self._note(task, scores)
+        if task.sample is not None and not (self._shown(task.sample) / POINTS).exists():
+            show(self.samples, task.index, self._shown(task.sample), task.sample)
         task.record["finished"] = now()
         write_json(folder / RECORD, task.record)
         self.run.append(row_of(task.record) | {"folder": str(self.run.folder)})
 
-    def _score(self, task: Task, folder: Path) -> None:
-        assert task.sample is not None
-        metrics, task.record["metrics_sha256"] = self.metrics, self.metrics_sha256
+    def _note(self, task: Task, scores: Scores) -> None:
+        """The numbers, or why there are none."""
+        task.record["metrics_sha256"] = self.metrics_sha256
         try:
-            picture, truth = read_image(folder / PICTURE), self.samples.truth(task.index)
-            found = score(metrics, task.sample, picture, truth)
+            found = scores.result()
         except Exception as error:
             task.record["metrics"] = {}
             task.fail(error, SCORE)
@@ -274,17 +291,9 @@ class Benchmark(LightningModule):
         good = {"status": DONE, "failed_in": None, "error": None, "traceback": None}
         task.record |= good | {"metrics": found}
 
-    def _show(self, index: int, sample: DragSample) -> None:
-        """The drawn source and the truth, for reports: once for all runs."""
-        folder = self.run.output / SAMPLES / sample_digest(sample)[:16]
-        if (folder / "points.png").exists():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        truth = self.samples.truth(index)
-        if truth is not None:
-            write_png(folder / "truth.png", to_uint8(truth.truth))
-        drawn = overlay(sample.image, sample.handles, sample.targets, sample.mask)
-        write_png(folder / "points.png", to_uint8(drawn))
+    def _shown(self, sample: DragSample) -> Path:
+        """Where the drawn source and the truth are, once for all runs."""
+        return self.run.output / SAMPLES / sample_digest(sample)[:16]
 
 
 def run_benchmark(trainer: Trainer, benchmark: Benchmark) -> None:
@@ -296,10 +305,12 @@ def run_benchmark(trainer: Trainer, benchmark: Benchmark) -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         trainer.predict(benchmark, return_predictions=False)
-    except SystemExit as stop:  # what Lightning makes of Ctrl-C
-        if not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-        raise KeyboardInterrupt from None
+    except BaseException as stop:
+        benchmark.break_off()
+        # what Lightning makes of Ctrl-C
+        if isinstance(stop, SystemExit) and isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gooddrag.bench.records import FAILED, PICTURE, Run, read_record
 from gooddrag.callbacks.writer import start_record
-from gooddrag.data.dragset import DragSet
 from gooddrag.types import DragSample
 
 EXISTING = ("resume", "overwrite", "refuse")
@@ -47,6 +46,7 @@ class Rules:
 
     Attributes:
         batch: pictures edited side by side.
+        workers: processes that read samples and score pictures meanwhile; 0 leaves it to this one.
         existing: records of the same edit: "resume" keeps them, "overwrite" replaces them,
             "refuse" stops before anything is done.
         retry_failed: with resume, samples that failed are tried again.
@@ -57,6 +57,7 @@ class Rules:
     """
 
     batch: int
+    workers: int
     existing: str
     retry_failed: bool
     rounding: str
@@ -72,51 +73,50 @@ class Share:
     """What one process has to do, in batches of pictures of one size; samples are read on the way.
 
     Args:
-        find: gives the task of an index, or None.
-        indices: of the samples that belong here.
+        find: gives the tasks, and None where nothing is left to do, as they are asked for.
         batch: pictures side by side.
     """
 
-    def __init__(
-        self, find: Callable[[int], Task | None], indices: Sequence[int], batch: int
-    ) -> None:
-        self.find, self.indices, self.batch = find, indices, batch
+    def __init__(self, find: Callable[[], Iterable[Task | None]], batch: int) -> None:
+        self.find, self.batch = find, batch
 
     def __iter__(self) -> Iterator[list[Task]]:
-        waiting: dict[tuple[int, int], list[Task]] = {}
-        for index in self.indices:
-            task = self.find(index)
-            if task is None:
-                continue
-            if task.sample is None or task.edited:
+        waiting: dict[object, list[Task]] = {}
+        for task in filter(None, self.find()):
+            if task.sample is None:
                 yield [task]
                 continue
-            alike = waiting.setdefault(task.sample.size, [])
+            kind = (task.edited, task.sample.size)
+            alike = waiting.setdefault(kind, [])
             alike.append(task)
             if len(alike) == self.batch:
-                yield waiting.pop(task.sample.size)
+                yield waiting.pop(kind)
         yield from waiting.values()
 
 
 def task_of(
-    samples: DragSet, run: Run, rules: Rules, metrics_sha256: str, index: int
+    read: Callable[[], DragSample],
+    index: int,
+    run: Run,
+    rules: Rules,
+    metrics_sha256: str,
 ) -> Task | None:
     """What is to be done with a sample; None if its record is valid.
 
     Args:
-        samples: the data set.
+        read: gives the sample.
+        index: of the sample.
         run: whose records they are.
         rules: what is done with records that are there.
         metrics_sha256: digest of the metrics: records with others are scored again.
-        index: of the sample.
 
     Raises:
         ValueError: the folder holds the record of another picture of the same name.
     """
-    name = samples.names[index]
+    name = run.names[index]
     task = Task(index, name, None, {"name": name, **_about(run)})
     try:
-        task.sample = samples[index]
+        task.sample = read()
     except Exception as error:
         task.fail(error, READ)
     else:

@@ -1,0 +1,168 @@
+"""Processes that read samples and score pictures while this one edits.
+
+DragWorld's pictures are rendered, and its scenes fitted to edits, on one core in about a second for
+each sample. A GPU edits several in that time, and should not wait.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torchmetrics import MetricCollection
+
+from gooddrag.data.dragset import DragSet
+from gooddrag.data.images import read_image, to_uint8, write_png
+from gooddrag.drawing import overlay
+from gooddrag.metrics.score import score
+from gooddrag.types import DragSample
+
+POINTS, TRUTH = "points.png", "truth.png"
+AHEAD = 4  # samples that a worker may have read before they are asked for
+T = TypeVar("T")
+MetricsMaker = Callable[[torch.device], MetricCollection]
+
+
+class Workers:
+    """Calls functions in processes of their own, or here if there are none.
+
+    Args:
+        count: of processes; with 0 what is submitted is done at once, in this one.
+
+    Raises:
+        ValueError: a negative count.
+    """
+
+    def __init__(self, count: int) -> None:
+        if count < 0:
+            raise ValueError(f"workers cannot be negative, found {count}")
+        self.count = count
+        self._pool = _pool(count) if count else None
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Call it; its arguments have to be picklable where there are processes."""
+        if self._pool is None:
+            return _done(function, *arguments)
+        try:
+            return self._pool.submit(function, *arguments)
+        except BrokenProcessPool:  # one was killed: what it did is told by its future
+            self._pool = _pool(self.count)
+            return self._pool.submit(function, *arguments)
+
+    def read(self, samples: DragSet, indices: Iterable[int]) -> Iterator[Callable[[], DragSample]]:
+        """For each index a function that gives the sample; processes read some ahead."""
+        if not self.count:
+            yield from (partial(samples.__getitem__, index) for index in indices)
+            return
+        left, read = iter(indices), partial(_packed, samples)
+        ahead = deque(self.submit(read, index) for index in islice(left, AHEAD * self.count))
+        for index in left:
+            ahead.append(self.submit(read, index))
+            yield partial(_unpacked, ahead.popleft())
+        yield from (partial(_unpacked, future) for future in ahead)
+
+    def end(self) -> None:
+        """Let what waits for its turn be; the next call begins with new processes."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = _pool(self.count)
+
+
+@lru_cache(maxsize=1)
+def workers_of(count: int) -> Workers:
+    """The workers that the jobs of a sweep share: they take seconds to start."""
+    return Workers(count)
+
+
+def scored(
+    make_metrics: MetricsMaker, samples: DragSet, index: int, picture: Path, shown: Path | None
+) -> dict[str, float]:
+    """An edit's numbers, computed from its file by a worker.
+
+    Args:
+        make_metrics: loads the metrics.
+        samples: the data set.
+        index: of the sample.
+        picture: the edit's file.
+        shown: where the sample is to be shown for reports; None if it is already.
+    """
+    if shown is not None:
+        show(samples, index, shown)
+    metrics = _metrics(make_metrics)
+    return score(metrics, samples[index], read_image(picture), samples.truth(index))
+
+
+def show(samples: DragSet, index: int, folder: Path, sample: DragSample | None = None) -> None:
+    """Write the drawn source and the truth, for reports.
+
+    Args:
+        samples: the data set.
+        index: of the sample.
+        folder: where to.
+        sample: if it was read already.
+    """
+    sample = sample or samples[index]
+    folder.mkdir(parents=True, exist_ok=True)
+    truth = samples.truth(index)
+    if truth is not None:
+        write_png(folder / TRUTH, to_uint8(truth.truth))
+    drawn = overlay(sample.image, sample.handles, sample.targets, sample.mask)
+    write_png(folder / POINTS, to_uint8(drawn))
+
+
+@lru_cache(maxsize=1)
+def _metrics(make_metrics: MetricsMaker) -> MetricCollection:
+    return make_metrics(torch.device("cpu"))
+
+
+def _packed(samples: DragSet, index: int) -> bytes:
+    """A sample on its way between processes; as tensors each of its parts would be an open file."""
+    return pickle.dumps(samples[index])
+
+
+def _unpacked(future: Future[bytes]) -> DragSample:
+    sample: DragSample = pickle.loads(future.result())
+    return sample
+
+
+def _done(function: Callable[..., T], *arguments: Any) -> Future[T]:
+    """A future that has its result, or its exception."""
+    future: Future[T] = Future()
+    try:
+        future.set_result(function(*arguments))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+def _pool(count: int) -> Executor:
+    # not forked: a process that has used CUDA, or threads, cannot be
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
+
+
+def _begin() -> None:
+    """A worker has one thread, leaves signals to the process that edits, and ends with it."""
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_it() -> None:
+        parent.join()
+        os._exit(0)
+
+    threading.Thread(target=end_with_it, daemon=True).start()

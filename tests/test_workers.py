@@ -1,0 +1,133 @@
+"""Workers: other processes change nothing but the time, and end with the one that edits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gooddrag.bench.records import rows_of
+from gooddrag.bench.runner import Benchmark, run_benchmark
+from gooddrag.bench.tasks import Rules
+from gooddrag.bench.workers import Workers, scored
+from gooddrag.data.dragset import DragSet
+from gooddrag.data.sets import world
+from gooddrag.request import MetricsMaker
+from tests import tiny
+from tests.test_bench import RULES, TIMES, Recorder, compose, plain, trainer
+from tests.test_report import make_run
+
+SAMPLES = world("test", 0, 0, 3, 64)
+
+
+def metrics() -> MetricsMaker:
+    words = ["metrics=truth_error", "metrics.truth_error._target_=gooddrag.metrics.TruthError"]
+    return MetricsMaker(json.dumps(plain(compose("bench", words).metrics)))
+
+
+def fail(number: int) -> int:
+    raise ValueError(f"no such luck as {number}")
+
+
+@pytest.fixture(scope="module")
+def two():
+    """Two processes, for all tests here: they take seconds to start."""
+    workers = Workers(2)
+    yield workers
+    workers.end()
+
+
+class TestHere:
+    def test_what_is_submitted_is_done(self):
+        assert Workers(0).submit(max, 1, 2).result() == 2
+
+    def test_errors_come_with_the_result(self):
+        future = Workers(0).submit(fail, 1)
+        with pytest.raises(ValueError, match="no such luck as 1"):
+            future.result()
+
+    def test_samples_are_read_when_they_are_asked_for(self):
+        asked = []
+        samples = DragSet({f"s{i}": i for i in range(3)}, lambda i: asked.append(i) or _sample(i))
+        reads = Workers(0).read(samples, range(3))
+        next(reads)
+        assert asked == []
+        next(reads)()
+        assert asked == [1]
+
+    def test_no_fewer_than_none(self):
+        with pytest.raises(ValueError, match="found -1"):
+            Workers(-1)
+
+
+def _sample(i):
+    return replace(tiny.make_sample(i), name=f"s{i}")
+
+
+def test_processes_change_nothing(two, tmp_path):
+    reads = [read() for read in two.read(SAMPLES, range(3))]
+    for sample, expected in zip(reads, SAMPLES, strict=True):
+        assert sample.name == expected.name
+        assert torch.equal(sample.image, expected.image)
+    rows = {}
+    for workers in (Workers(0), two):
+        run = make_run(tmp_path / str(workers.count), names=SAMPLES.names, code="test")
+        rules = Rules(**RULES | {"batch": 2})
+        benchmark = Benchmark(SAMPLES, run, lambda device: Recorder(), metrics(), {}, rules)
+        benchmark.workers = workers
+        run_benchmark(trainer(), benchmark)
+        rows[workers.count] = rows_of(run.folder, run.names)
+        shown = sorted(path.name for path in (run.output / "samples").rglob("*.png"))
+        assert shown == ["points.png"] * 3 + ["truth.png"] * 3
+    for here, there in zip(rows[0], rows[2], strict=True):
+        for key in here.keys() - {*TIMES, "seconds_total"}:
+            number = isinstance(here[key], float)
+            expected = pytest.approx(there[key], rel=1e-5) if number else there[key]
+            assert here[key] == expected, key
+
+
+def test_what_fails_there_is_told_here(two, tmp_path):
+    future = two.submit(scored, metrics(), SAMPLES, 0, tmp_path / "no.png", None)
+    with pytest.raises(ValueError, match=r"no\.png") as found:
+        future.result()
+    assert "Traceback" in str(found.value.__cause__)
+
+
+@pytest.mark.slow
+def test_one_that_was_killed_is_replaced(two):
+    with pytest.raises(Exception, match="terminated abruptly"):
+        two.submit(os.kill, two.submit(os.getpid).result(), signal.SIGKILL).result()
+    assert two.submit(max, 1, 2).result() == 2
+
+
+ORPHANS = """
+import os, time
+from gooddrag.bench.workers import Workers
+
+if __name__ == "__main__":
+    workers = Workers(1)
+    print(workers.submit(os.getpid).result(), flush=True)
+    workers.submit(time.sleep, 1000)
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.slow
+def test_none_outlives_a_kill(tmp_path):
+    (tmp_path / "edits.py").write_text(ORPHANS)
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "edits.py"], stdout=subprocess.PIPE
+    ) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    until = time.monotonic() + 20
+    while os.path.exists(f"/proc/{worker}") and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not os.path.exists(f"/proc/{worker}")
