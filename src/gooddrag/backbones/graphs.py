@@ -64,12 +64,12 @@ class GraphedPasses:
             places = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in inputs)
             warm_up(function, (*places, *weights))
             clear_workspaces()
+            torch.cuda.empty_cache()  # what the first run took is not the graph's
             recorded: Any = torch.cuda.make_graphed_callables(
                 function, (*places, *weights), num_warmup_iters=0, pool=self._pool
             )
             self._graphs[key] = recorded
             clear_workspaces()
-            torch.cuda.empty_cache()  # what the first runs took outside the pool
         self._graphs.move_to_end(key)
         return self._graphs[key](*inputs, *weights)
 

@@ -118,8 +118,11 @@ class StableDiffusion:
         self.vae.enable_tiling()
 
     def _load_libraries(self) -> None:
-        """Let the device's libraries read their kernels from disk now and not in the first edit."""
-        picture = torch.zeros(1, 3, 64, 64)
+        """Let the device's libraries read their kernels from disk now and not in the first edit.
+
+        At the size that the model is made for: some are read, or planned, for large maps alone.
+        """
+        picture = torch.zeros(1, 3, self.resolution, self.resolution)
         z = self.encode(picture)[0]
         self.decode(z)
         leaf = z.to(self.dtype).requires_grad_()
@@ -127,6 +130,8 @@ class StableDiffusion:
         with torch.enable_grad():
             output, features = self._unet_pass(leaf, self._timesteps[0], text)
         torch.autograd.grad(output.sum() + features.sum(), leaf)
+        del output, features
+        torch.cuda.empty_cache()
 
     def fingerprint(self) -> str:
         """A checksum of the weights that a LoRA is trained against.
