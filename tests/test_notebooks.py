@@ -115,15 +115,11 @@ def run(book: Any, client: NotebookClient, folder: Path) -> None:
 
 
 def pictures(book: Any) -> list[Image.Image]:
-    """What the cells show."""
+    """What the cells show; Pillow offers some as PNG and as JPEG, which are one."""
     outputs = [output for cell in book.cells for output in cell.get("outputs", ())]
-    shown = [output.data for output in outputs if "data" in output]
-    return [
-        Image.open(io.BytesIO(base64.b64decode(data[kind])))
-        for data in shown
-        for kind in ("image/png", "image/jpeg")
-        if kind in data
-    ]
+    data = [output.data for output in outputs if "data" in output]
+    found = [of_one.get("image/png") or of_one.get("image/jpeg") for of_one in data]
+    return [Image.open(io.BytesIO(base64.b64decode(text))) for text in found if text]
 
 
 @each
