@@ -201,8 +201,15 @@ def test_draws_come_in_the_official_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"crop": "twice"}, {"posterior": "mode"}, {"steps": 0}, {"rank": 0}]
+    "change",
+    [{"crop": "twice"}, {"posterior": "mode"}, {"steps": 0}, {"rank": 0}, {"targets": []}],
 )
 def test_settings_out_of_range(change: dict) -> None:
     with pytest.raises(ValueError, match=f"adapt.{next(iter(change))}"):
         adapter_of(**change)
+
+
+def test_a_rank_that_no_projection_has_is_refused(backbone: StableDiffusion) -> None:
+    """Before its matrices take more memory than the machine has."""
+    with pytest.raises(ValueError, match=r"adapt\.rank=16 or less"):
+        adapter_of(rank=100_000)(backbone, [make_sample()], Phases([]))

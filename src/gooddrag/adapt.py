@@ -61,6 +61,8 @@ class LoraSettings:
                 raise ValueError(
                     f"adapt.{name} must be one of {', '.join(choices)}, found {found!r}"
                 )
+        if not self.targets:
+            raise ValueError("adapt.targets is empty: name projections, or train none: adapt=none")
         for name in ("rank", "steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"adapt.{name} must be at least 1, found {getattr(self, name)}")

@@ -51,11 +51,18 @@ def callbacks_of(cfg: DictConfig) -> list[EditCallback]:
 
 
 def sample_of(cfg: DictConfig, needs_points: bool = True) -> DragSample:
-    """The picture that the configuration names, or the demo.
+    """The picture that the configuration names, or the demo; says so if its mask frees nothing.
 
     Raises:
         ValueError: contradicting or incomplete input.
     """
+    sample = _sample_of(cfg, needs_points)
+    if sample.mask is not None and not sample.mask.any():
+        print("the mask has no white pixel, and counts as none (white may change)", file=sys.stderr)
+    return sample
+
+
+def _sample_of(cfg: DictConfig, needs_points: bool) -> DragSample:
     from gooddrag.data.folder import make_sample, read_sample
     from gooddrag.data.points import STAND_IN
     from gooddrag.data.world import world_sample

@@ -88,9 +88,20 @@ def attention_projections(unet: UNet2DConditionModel, targets: Sequence[str]) ->
 def initial_adapter(
     unet: UNet2DConditionModel, rank: int, targets: Sequence[str], generator: torch.Generator
 ) -> Adapter:
-    """lora_A ~ N(0, 1 / rank) (that is its standard deviation), lora_B = 0 (lora_utils.py:188)."""
+    """lora_A ~ N(0, 1 / rank) (that is its standard deviation), lora_B = 0 (lora_utils.py:188).
+
+    Raises:
+        ValueError: a rank that no projection can have, of which memory might not hold the matrices.
+    """
+    names = attention_projections(unet, targets)
+    widest = max(min(base_layer(unet, name).weight.shape) for name in names)
+    if rank > widest:
+        raise ValueError(
+            f"adapt.rank is {rank}, but the widest projection that is adapted has {widest} "
+            f"channels: take adapt.rank={widest} or less"
+        )
     adapter: Adapter = {}
-    for name in attention_projections(unet, targets):
+    for name in names:
         out_features, in_features = base_layer(unet, name).weight.shape
         adapter[f"{name}.lora_A.weight"] = (
             torch.randn(rank, in_features, generator=generator) / rank

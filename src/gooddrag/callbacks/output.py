@@ -74,10 +74,11 @@ def prepare(
                 "it if it is complete"
             )
         _try_to_write(folder)
+    except (FileExistsError, NotADirectoryError):
+        file = next(path for path in (folder, *folder.parents) if path.exists())
+        raise _unwritable(folder, f"{file} is a file, not a folder") from None
     except OSError as error:
-        raise ValueError(
-            f"cannot write into {folder}: {error.strerror or error}; choose another output folder"
-        ) from None
+        raise _unwritable(folder, error.strerror or str(error)) from None
 
 
 def done_already(
@@ -163,6 +164,10 @@ def _status(folder: Path) -> str:
         return "without a readable record"
     status = record.get("status") if isinstance(record, dict) else None
     return f"status {status}" if status else "without a status"
+
+
+def _unwritable(folder: Path, why: str) -> ValueError:
+    return ValueError(f"cannot write into {folder}: {why}; choose another output folder")
 
 
 def _try_to_write(folder: Path) -> None:

@@ -1,0 +1,29 @@
+"""What is asked for: the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from gooddrag.request import sample_of
+
+MASKS = {"black palette": ("P", 0), "black": ("L", 0), "grey": ("L", 9)}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_without_white_is_told(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mode, value = MASKS[name]
+    Image.new("RGB", (32, 32), "teal").save(tmp_path / "a.png")
+    Image.new(mode, (32, 32), value).save(tmp_path / "mask.png")
+    files = {"image": str(tmp_path / "a.png"), "mask": str(tmp_path / "mask.png")}
+    sample = sample_of(
+        OmegaConf.create({**files, "points": [[2, 2], [9, 9]], "sample": None, "prompt": None})
+    )
+    assert sample.mask is not None
+    told = capsys.readouterr().err
+    assert told.startswith("the mask has no white pixel") == (not sample.mask.any()) == (value == 0)
