@@ -358,7 +358,7 @@ class TestBadInput:
                 OmegaConf.update(cfg, override.key_or_group, override.value())
             capsys.readouterr()
             with (
-                mock.patch.object(request, "present_job", return_value=Job([], {}, "")),
+                mock.patch.object(request, "present_job", return_value=Job([], {})),
                 cli._explained() as statuses,
             ):
                 commands.run_edit(cfg)

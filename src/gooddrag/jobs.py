@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Composing = Callable[[], "DictConfig"]
 SWEEP = ("-m", "--multirun")
+SEARCHED = "hydra.searchpath="
 NAME = re.compile(r"[A-Za-z][\w.+-]*")  # of a variant: Hydra reads it without quotes
 
 
@@ -32,11 +33,13 @@ class Job:
         overrides: those of the variant among them.
         choices: the option that each group has.
         number: in a sweep, else "".
+        searched: where Hydra looks for files of conf/ besides, as overrides.
     """
 
     overrides: Sequence[str]
     choices: Mapping[str, str]
-    number: str
+    number: str = ""
+    searched: Sequence[str] = ()
 
 
 _now: Job | None = None
@@ -101,25 +104,33 @@ def sweeps_of(root: str, arguments: Sequence[str]) -> list[list[str]]:
         ValueError: an experiment that does not exist, or that Hydra cannot compose.
     """
     chosen = [word for word in arguments if word.startswith("experiment=")]
+    searched = [word for word in arguments if word.startswith(SEARCHED)]
     picked = any(word.startswith("variant=") for word in arguments)
     if not chosen or picked or not any(word in SWEEP for word in arguments):
         return [list(arguments)]
     rest = [word for word in arguments if word not in chosen]
     sweeps = []
     for name in chosen[-1].partition("=")[2].split(","):
-        variants = ",".join(variants_of(root, name))
+        variants = ",".join(variants_of(root, name, searched))
         words = [f"experiment={name}", *([f"variant={variants}"] if variants else [])]
         sweeps.append([*rest, *words])
     return sweeps
 
 
-def variants_of(root: str, experiment: str) -> list[str]:
+def variants_of(root: str, experiment: str, searched: Sequence[str] = ()) -> list[str]:
     """The names of an experiment's variants, in the recipe's order.
+
+    Args:
+        root: of conf/.
+        experiment: the recipe.
+        searched: see `Job`.
 
     Raises:
         ValueError: no such experiment, or a name that Hydra would need quotes for.
     """
-    names = list(settings_of(root, [f"experiment={experiment}"]).get("variants", {}))
+    with composer() as compose:
+        recipe = unresolved(compose(root, [f"experiment={experiment}", *searched]))
+    names = list(recipe.get("variants", {}))
     for name in names:
         if not NAME.fullmatch(name):
             raise ValueError(
@@ -127,12 +138,6 @@ def variants_of(root: str, experiment: str) -> list[str]:
                 "letters, digits and _.+- only"
             )
     return names
-
-
-def settings_of(root: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """What a root of conf/ composes to, unresolved, outside of any job."""
-    with composer() as compose:
-        return unresolved(compose(root, overrides))
 
 
 def check_job(cfg: DictConfig, root: str) -> None:
@@ -155,7 +160,7 @@ def options_of_job(root: str, without: Sequence[str] = ()) -> DictConfig:
         for name, option in choices
         if option and "hydra/" not in name and name not in without
     ]
-    return compose(root, overrides=groups)
+    return compose(root, overrides=[*groups, *present_job().searched])
 
 
 def recipe_of(experiment: str, keep: Sequence[str]) -> dict[str, Any]:
@@ -167,8 +172,9 @@ def recipe_of(experiment: str, keep: Sequence[str]) -> dict[str, Any]:
     """
     from hydra import compose
 
-    own = [word for word in present_job().overrides if word.startswith(tuple(keep))]
-    return plain(compose("bench", overrides=[f"experiment={experiment}", *own]))
+    job = present_job()
+    own = [word for word in job.overrides if word.startswith(tuple(keep))]
+    return plain(compose("bench", overrides=[f"experiment={experiment}", *own, *job.searched]))
 
 
 def _composed(root: str, cfg: DictConfig) -> tuple[DictConfig, Job]:
@@ -180,14 +186,15 @@ def _composed(root: str, cfg: DictConfig) -> tuple[DictConfig, Job]:
     hydra = HydraConfig.get()
     given, sweeping = list(hydra.overrides.task), hydra.mode and hydra.mode.name == "MULTIRUN"
     number = str(hydra.job.num) if sweeping else ""
+    searched = [word for word in hydra.overrides.hydra if word.startswith(SEARCHED)]
     if not cfg.get("variants"):
-        return cfg, Job(given, dict(hydra.runtime.choices), number)
+        return cfg, Job(given, dict(hydra.runtime.choices), number, searched)
     words = _with_variant(plain(cfg.variants), cfg.variant, given)
-    varied = compose(root, overrides=words, return_hydra_config=True)
+    varied = compose(root, overrides=[*words, *searched], return_hydra_config=True)
     choices = dict(varied.hydra.runtime.choices)
     with open_dict(varied):
         del varied["hydra"]
-    return varied, Job(words, choices, number)
+    return varied, Job(words, choices, number, searched)
 
 
 def _with_variant(
