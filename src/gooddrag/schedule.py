@@ -43,6 +43,18 @@ def spread(K: int, steps: int) -> list[int]:
     return [(i + 1) * K // steps - i * K // steps for i in range(steps)]
 
 
+def spaced(K: int, B: int, every: int) -> list[int]:
+    """B operations at every so-manieth denoising step until K are done, and none in between.
+
+    >>> spaced(K=7, B=3, every=2)
+    [3, 0, 3, 0, 1]
+    """
+    _check(every=every)
+    counts = aldd(K, B)
+    steps = range(every * (len(counts) - 1) + 1)
+    return [counts[i // every] if i % every == 0 else 0 for i in steps]
+
+
 def _check(**counts: int) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
