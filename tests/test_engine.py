@@ -185,6 +185,29 @@ class TestFusedNorms:
         for adapters in ([one, one], [one, other]):
             assert_same(step(fused, adapters), step(backbone64, adapters), 1e-10)
 
+    def test_adapters_of_the_time_embedding(
+        self, tiny_folder: Path, backbone64: StableDiffusion
+    ) -> None:
+        """Which all blocks project in one product: merged, beside it, and not at all again."""
+        fused = tiny.load(tiny_folder, "float64")
+        fuse(fused.unet, 0)
+        one, other = (time_adapter(backbone64, seed) for seed in (1, 2))
+        for adapters in (None, [one, one], [one, other], None, [other, other]):
+            assert_same(step(fused, adapters), step(backbone64, adapters), 1e-10)
+        found, expected = (lora_gradient(b, [one]) for b in (fused, backbone64))
+        assert_same([found], [expected], 1e-10)
+
+
+def time_adapter(backbone: StableDiffusion, seed: int) -> Adapter:
+    """One of the time embedding's projections alone, as other tools may make."""
+    adapter, generator = {}, torch.Generator().manual_seed(seed)
+    for name, module in backbone.unet.named_modules():
+        if name.endswith("time_emb_proj"):
+            size = module.out_features, module.in_features
+            adapter[f"{name}.lora_A.weight"] = torch.randn(3, size[1], generator=generator)
+            adapter[f"{name}.lora_B.weight"] = torch.randn(size[0], 3, generator=generator) / 10
+    return adapter
+
 
 class TestMerging:
     @pytest.fixture(params=["float32", "bfloat16"])

@@ -6,6 +6,8 @@ activation) is one kernel on CUDA, and torch's own operations elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.activations import GEGLU
@@ -26,12 +28,15 @@ def fuse(unet: UNet2DConditionModel, cudnn_attention: int) -> None:
         unet: frozen.
         cudnn_attention: see `FusedAttention`.
     """
+    residual = [m for m in unet.modules() if isinstance(m, ResnetBlock2D)]
+    residual = [block for block in residual if FusedResnetBlock.fits(block)]
+    offsets = TimeOffsets(residual) if residual else None
+    for block in residual:
+        block.norm1 = FusedGroupNorm(block.norm1, silu=True)
+        block.norm2 = FusedGroupNorm(block.norm2, silu=True)
+        block.__class__, block.offsets = FusedResnetBlock, offsets
     for module in list(unet.modules()):
-        if isinstance(module, ResnetBlock2D) and FusedResnetBlock.fits(module):
-            module.norm1 = FusedGroupNorm(module.norm1, silu=True)
-            module.norm2 = FusedGroupNorm(module.norm2, silu=True)
-            module.__class__ = FusedResnetBlock
-        elif isinstance(module, Transformer2DModel) and isinstance(module.norm, nn.GroupNorm):
+        if isinstance(module, Transformer2DModel) and isinstance(module.norm, nn.GroupNorm):
             module.norm = FusedGroupNorm(module.norm, silu=False)
         elif isinstance(module, BasicTransformerBlock) and FusedTransformerBlock.fits(module):
             module.__class__ = FusedTransformerBlock
@@ -71,11 +76,55 @@ class FusedGroupNorm(nn.Module):
         return functional.silu(y) if self.silu else y
 
 
+class TimeOffsets:
+    """What the time embedding adds between a block's convolutions, for all blocks in one product.
+
+    The first convolution's bias is part of it. The projections' weights stand below one another in
+    one matrix, of which the layers' own are parts, so that an adapter added to a layer's weight is
+    in both.
+
+    Args:
+        blocks: all that are given the same time embedding.
+    """
+
+    def __init__(self, blocks: Sequence[ResnetBlock2D]) -> None:
+        layers = [block.time_emb_proj for block in blocks]
+        biases = [block.time_emb_proj.bias + block.conv1.bias for block in blocks]
+        self.matrix = torch.cat([layer.weight.detach() for layer in layers])
+        self.bias = torch.cat(biases).detach()
+        self._sizes = [layer.out_features for layer in layers]
+        self._parts = self.matrix.split(self._sizes)
+        for i, (block, part) in enumerate(zip(blocks, self._parts, strict=True)):
+            block.time_emb_proj.weight = nn.Parameter(part, requires_grad=False)
+            block.place = i
+        self._time: Tensor | None = None
+        self._offsets: tuple[Tensor, ...] = ()
+
+    def of(self, block: FusedResnetBlock, time: Tensor) -> Tensor:
+        """The block's offset (b, c), given the time embedding (b, d)."""
+        layer = block.time_emb_proj
+        own = layer.weight.data_ptr() == self._parts[block.place].data_ptr()
+        if type(layer) is not nn.Linear or not own:  # an adapter is beside it, or trained in it
+            output: Tensor = layer(functional.silu(time)) + block.conv1.bias
+            return output
+        if time is not self._time:
+            product = functional.linear(functional.silu(time), self.matrix, self.bias)
+            self._time, self._offsets = time, product.split(self._sizes, dim=-1)
+        return self._offsets[block.place]
+
+
 class FusedResnetBlock(ResnetBlock2D):
     """Two convolutions with the time embedding between them, and the input added at the end.
 
     The biases of the convolutions ride along with what is added anyway.
+
+    Attributes:
+        offsets: of all blocks.
+        place: among them.
     """
+
+    offsets: TimeOffsets
+    place: int
 
     @staticmethod
     def fits(block: ResnetBlock2D) -> bool:
@@ -84,7 +133,8 @@ class FusedResnetBlock(ResnetBlock2D):
             type(block) is ResnetBlock2D
             and isinstance(block.nonlinearity, nn.SiLU)
             and block.time_embedding_norm == "default"
-            and block.time_emb_proj is not None
+            and type(block.time_emb_proj) is nn.Linear
+            and block.time_emb_proj.bias is not None
             and not block.skip_time_act
             and block.upsample is None
             and block.downsample is None
@@ -95,9 +145,8 @@ class FusedResnetBlock(ResnetBlock2D):
     def forward(self, input_tensor: Tensor, temb: Tensor, *_: object, **__: object) -> Tensor:
         """Map (b, c_in, h, w) to (b, c_out, h, w), given the time embedding (1 or b, d)."""
         x, bias = input_tensor, self.conv2.bias
-        time = self.time_emb_proj(functional.silu(temb)) + self.conv1.bias
         h = without_bias(self.conv1, self.norm1(x))
-        h = without_bias(self.conv2, self.norm2(h, time))
+        h = without_bias(self.conv2, self.norm2(h, self.offsets.of(self, temb)))
         if self.conv_shortcut is not None:
             x = without_bias(self.conv_shortcut, x)
             bias = bias if self.conv_shortcut.bias is None else bias + self.conv_shortcut.bias
