@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from typing import TYPE_CHECKING
@@ -21,6 +22,20 @@ def out_of_memory(error: BaseException | None) -> bool:
     return isinstance(error, RuntimeError) and (
         "allocate memory" in told or "out of memory" in told or "alloc_failed" in told
     )
+
+
+def let_segments_grow() -> None:
+    """Let CUDA's memory be taken in segments that grow, unless the environment says otherwise.
+
+    Memory of fixed segments that a first pass leaves in pieces does not serve what comes later:
+    6.2 GB in place of 5.9 for an edit of SD 1.5's size, and 4.4 in place of 3.9 with low memory.
+    """
+    import torch
+
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        older = torch.cuda.memory._set_allocator_settings
+        set_allocator = getattr(torch._C, "_accelerator_setAllocatorSettings", older)
+        set_allocator("expandable_segments:True")
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -23,6 +23,7 @@ from gooddrag.backbones.precision import (
     choose_dtype,
     scale_gradient,
 )
+from gooddrag.memory import let_segments_grow
 
 
 class StableDiffusion:
@@ -65,6 +66,7 @@ class StableDiffusion:
         self.dtype = choose_dtype(dtype, self.device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # where graphs are recorded and kernels launched
+            let_segments_grow()
         if self.device.type == "cuda" and self.dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # which is on by default, and is not float32
         self.latent_dtype = torch.promote_types(self.dtype, torch.float32)
