@@ -374,7 +374,10 @@ class TestBadInput:
         ("override", "found"),
         [
             ("method.foo=1", "Could not override 'method.foo'.*--help"),
-            ("backbone=foo", "Could not find 'backbone/foo'"),
+            ("backbone=foo", r"^error: Could not find 'backbone/foo'.* mini sd15 sd21 .*--help"),
+            ("engine=foo", r"Available options in 'engine': default plain \(--help[^:]*$"),
+            ("--adapt=none", "there is no option --adapt: .* as in adapt=none .*--help"),
+            ("--quick", r"there is no option --quick: .* as in quick=\.\.\."),
             ("prompt=my (1)", "quotes of their own"),
             ("method.lr=fast", "method.lr must be a number"),
             ("method.lr=nan", "method.lr must be a number"),

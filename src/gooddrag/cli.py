@@ -20,6 +20,13 @@ from gooddrag.jobs import Composing, check_job, run_jobs
 from gooddrag.manual import HELP, notes_of, page
 
 BAD_INPUT = 2
+NOISY = ("httpx", "matplotlib")  # libraries of libraries that log what they do
+# Hydra's; all else on a command line is key=value.
+FLAGS = (
+    *("-m", "--multirun", "-r", "--run", "-c", "--cfg", "-p", "--package", "-i", "--info"),
+    *("--resolve", "-cd", "--config-dir", "-cp", "--config-path", "-cn", "--config-name"),
+    *("--experimental-rerun", "-sc", "--shell-completion", "--hydra-help"),
+)
 
 
 def main() -> None:
@@ -67,8 +74,9 @@ def run_command(command: str, arguments: Sequence[str]) -> list[int]:
         The exit statuses of the jobs that failed; the others of a sweep are run all the same.
     """
     quiet_libraries()
+    check_flags(command, arguments)
     root, task, _ = COMMANDS[command]
-    arguments = _with_folders(arguments) if command == "report" else arguments
+    arguments = _with_folders(arguments) if command in ("report", "pack") else arguments
     failures: list[int] = []
     here = os.getpid()
 
@@ -86,6 +94,22 @@ def run_command(command: str, arguments: Sequence[str]) -> list[int]:
 
     run_jobs(root, job, f"gooddrag {command}", arguments)
     return failures
+
+
+def check_flags(command: str, arguments: Sequence[str]) -> None:
+    """Refuse --key=value, which Hydra answers with its own usage.
+
+    Raises:
+        ValueError: a flag that there is not.
+    """
+    for word in arguments:
+        flag = word.partition("=")[0]
+        if flag.startswith("-") and flag not in FLAGS:
+            meant = f"{flag.lstrip('-')}={word.partition('=')[2] or '...'}"
+            raise ValueError(
+                f"there is no option {flag}: settings stand without dashes, as in {meant} "
+                f"(see gooddrag {command} --help)"
+            )
 
 
 def help_of(command: str, overrides: Sequence[str]) -> str:
@@ -121,7 +145,7 @@ def _explained() -> Iterator[list[int]]:
 
 
 def _with_folders(arguments: Sequence[str]) -> list[str]:
-    """`gooddrag report DIR...` is gooddrag report results=[DIR,...]."""
+    """`gooddrag report DIR...` is gooddrag report results=[DIR,...]; pack likewise."""
     folders = [word for word in arguments if not ("=" in word or word.startswith("-"))]
     quoted = ",".join("'" + word.replace("'", "\\'") + "'" for word in folders)
     rest = [word for word in arguments if word not in folders]
@@ -141,7 +165,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
-    for name in ("lightning", "lightning.pytorch", "transformers", "diffusers", "httpx"):
+    for name in (*("lightning", "lightning.pytorch", "transformers", "diffusers"), *NOISY):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for name in ("transformers", "diffusers"):
         if library := sys.modules.get(f"{name}.utils.logging"):

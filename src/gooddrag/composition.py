@@ -6,6 +6,7 @@ Hydra is imported where it is needed, so that help and typing errors come at onc
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -180,6 +181,8 @@ def explain(error: BaseException) -> str | None:
         return f"""{line} (special characters need quotes of their own: 'image="my (1).jpg"')"""
     if isinstance(error, HydraException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
+        # without where Hydra looked: all of it is in the package
+        line = re.sub(r"^In '\w+': | Config search path: .*", "", line)
         return " ".join(f"{line} {cause}".split()) + " (--help shows all settings)"
     if isinstance(error, (*EXPECTED, OmegaConfBaseException)):
         return line
