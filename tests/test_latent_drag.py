@@ -167,7 +167,10 @@ class Told(EditCallback):
 
 class TestOutOfMemory:
     def test_one_retry_with_less_memory(
-        self, tiny_folder: Any, monkeypatch: pytest.MonkeyPatch
+        self,
+        tiny_folder: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
         backbone, told = tiny.load(tiny_folder), Told()
         fails = iter([True, False])
@@ -182,6 +185,7 @@ class TestOutOfMemory:
         make_editor(backbone, aldd(1, 1))([make_sample(seed=1)], callbacks=[told])
         assert backbone.low_memory
         assert told.heard == ["done"]
+        assert "out of memory (CUDA out of memory): trying once more" in capsys.readouterr().err
 
     def test_and_no_second_one(self, tiny_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         backbone, told, tries = tiny.load(tiny_folder), Told(), []

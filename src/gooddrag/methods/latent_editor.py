@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -56,6 +57,11 @@ class LatentEditor(Editor):
         except (RuntimeError, MemoryError) as error:
             if self.backbone.low_memory or not out_of_memory(error):
                 raise
+            told = str(error).strip().splitlines() or [type(error).__name__]
+        print(
+            f"out of memory ({told[0]}): trying once more with the low-memory setting",
+            file=sys.stderr,
+        )
         self.backbone.save_memory()
         phases.seconds.clear()
         phases.tell("on_edit_retry", samples)
