@@ -169,6 +169,18 @@ def run_report(cfg: DictConfig) -> None:
     _say_where(output)
 
 
+def run_pack(cfg: DictConfig) -> None:
+    """gooddrag pack."""
+    from gooddrag.bench.pack import ARCHIVE, pack
+
+    folder, *others = paths_of(cfg, "results", "which folder? Give gooddrag pack DIR")
+    if others:
+        raise ValueError(f"one folder is packed at a time, found {len(others) + 1}")
+    archive = Path(text_of(cfg, "output") or folder / ARCHIVE)
+    count = pack(folder, archive, pictures=cfg.pictures, side=cfg.side)
+    print(f"{count} records in {archive} ({archive.stat().st_size / 1e6:.1f} MB)")
+
+
 def run_tune(cfg: DictConfig) -> None:
     """gooddrag tune."""
     from gooddrag.bench.tune import measured, tune
@@ -217,6 +229,7 @@ COMMANDS: dict[str, tuple[str, Callable[[DictConfig], None], str]] = {
     "bench": ("bench", run_bench, "run a method on a data set: records, pictures, a report"),
     "score": ("score", run_score, "score anybody's folder of results, with the same report"),
     "report": ("report", run_report, "tables and a page of what bench and score have left"),
+    "pack": ("pack", run_pack, "the records of bench and score in one small archive"),
     "tune": ("tune", run_tune, "let Optuna choose numbers by what bench finds"),
     "pretrain": ("pretrain", run_pretrain, "train the built-in model"),
 }

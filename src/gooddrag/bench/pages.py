@@ -1,20 +1,21 @@
-"""A report as Markdown and as one self-contained page: tables, what failed, the contact sheet."""
+"""What a report says: its tables, the remarks beside them, and both as Markdown."""
 
 from __future__ import annotations
 
-import html
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from gooddrag.bench.reading import BASELINES, COSTS, Result, labels_of
 from gooddrag.bench.records import DONE, file_name
-from gooddrag.bench.sheet import Row, data_uri
+from gooddrag.bench.sheet import Row
 from gooddrag.bench.tables import ALL, Settings, Summary, numbers_of
 from gooddrag.metrics.statistics import Interval
 
-TITLES = {"seconds_total": "seconds", "gradient_steps": "gradient steps"}
+TITLES = {
+    "seconds_total": "seconds",
+    "seconds_edit": "without LoRA",
+    "gradient_steps": "gradient steps",
+}
 NONE = "-"
 SMALL = 1e-3  # below, numbers are written with an exponent
 
@@ -37,6 +38,22 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     folded: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that a report says of one data set.
+
+    Attributes:
+        results, tables: its numbers.
+        figures: SVG by name.
+        rows: of the contact sheet; none where the pictures were left behind.
+    """
+
+    results: Sequence[Result]
+    tables: Sequence[Table]
+    figures: Mapping[str, str]
+    rows: Sequence[Row]
 
 
 def tables(results: Sequence[Result], found: Sequence[Summary], settings: Settings) -> list[Table]:
@@ -121,48 +138,23 @@ def failures(results: Iterable[Result]) -> list[tuple[str, str]]:
     ]
 
 
-def markdown(
-    sections: Mapping[str, tuple[Sequence[Result], Sequence[Table]]], settings: Settings
-) -> str:
+def markdown(sections: Mapping[str, Section], settings: Settings) -> str:
     """The report as Markdown."""
     lines = ["# Report", ""]
-    for data, (results, made) in sections.items():
-        lines += [f"## {data}: {_size(results)}", ""]
+    for data, section in sections.items():
+        results = section.results
+        lines += [f"## {data}: {heading(results)}", ""]
         lines += [f"- {note}" for note in notes(results, settings)] + [""]
-        for table in made:
+        lines += [f"![{name}]({figure_name(name, data)})\n" for name in section.figures]
+        for table in section.tables:
             lines += [f"### {table.title}", "", *([table.note, ""] if table.note else [])]
             lines += [_line(table.header), _line(["---"] * len(table.header))]
             lines += [_line([_plain(cell) for cell in row]) for row in table.rows] + [""]
         if bad := failures(results):
-            lines += ["### Failed or missing", "", *(f"- {w}: {_one_line(e)}" for w, e in bad), ""]
-        lines += [f"![samples beside methods]({sheet_name(data)})", ""]
+            lines += ["### Failed or missing", "", *(f"- {w}: {one_line(e)}" for w, e in bad), ""]
+        if section.rows:
+            lines += [f"![samples beside methods]({sheet_name(data)})", ""]
     return "\n".join(lines)
-
-
-def page(
-    sections: Mapping[str, tuple[Sequence[Result], Sequence[Table], Sequence[Row]]],
-    settings: Settings,
-    folder: Path,
-) -> str:
-    """The report as HTML that needs no other file; its thumbnails link to the pictures.
-
-    Args:
-        sections: results, tables and rows of the contact sheet of each data set.
-        settings: what is shown.
-        folder: where the page will be, for the links.
-    """
-    parts = []
-    for data, (results, made, rows) in sections.items():
-        parts.append(f"<h2>{_text(data)}: {_text(_size(results))}</h2>")
-        said = "".join(f"<li>{_text(note)}</li>" for note in notes(results, settings))
-        parts.append(f"<ul>{said}</ul>")
-        parts += [_table_html(table) for table in made]
-        if bad := failures(results):
-            items = "".join(f"<li>{_text(w)}: {_text(_one_line(e))}</li>" for w, e in bad)
-            summary = f"<summary>Failed or missing: {len(bad)}</summary>"
-            parts.append(f"<details>{summary}<ul>{items}</ul></details>")
-        parts.append(_sheet_html(rows, folder))
-    return PAGE.replace("BODY", "\n".join(parts))
 
 
 def sheet_name(data: str) -> str:
@@ -170,7 +162,13 @@ def sheet_name(data: str) -> str:
     return f"sheet_{file_name(data)}.jpg"
 
 
-def _size(results: Sequence[Result]) -> str:
+def figure_name(name: str, data: str) -> str:
+    """The file of a figure of a data set."""
+    return f"{name}_{file_name(data)}.svg"
+
+
+def heading(results: Sequence[Result]) -> str:
+    """How many samples, methods and seeds."""
     samples, labels = {r.name for r in results}, labels_of(results)
     seeds = sorted({result.seed for result in results})
     counts = (
@@ -202,10 +200,8 @@ def _differences(summary: Summary, numbers: Sequence[str], settings: Settings) -
     for number in numbers:
         interval = summary.differences.get(number)
         cell = _cell(interval, "+")
-        sure = interval is not None and interval.count >= settings.pairs
-        if interval is not None and sure and not interval.low <= 0 <= interval.high:
-            better = (interval.mean > 0) == settings.is_higher_better(number)
-            cell = Cell(cell.text, cell.below, "better" if better else "worse")
+        if interval is not None:
+            cell = Cell(cell.text, cell.below, settings.verdict(number, interval))
         cells.append(cell)
     return [Cell(summary.label), Cell(str(pairs)), *cells]
 
@@ -241,81 +237,7 @@ def _line(words: Sequence[str]) -> str:
     return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"
 
 
-def _one_line(text: str, most: int = 300) -> str:
+def one_line(text: str, most: int = 300) -> str:
+    """The text without line breaks, cut off where it is too long."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def _text(text: str) -> str:
-    return html.escape(text)
-
-
-def _table_html(table: Table) -> str:
-    header = "".join(f"<th>{_text(word)}</th>" for word in table.header)
-    rows = "".join(f"<tr>{''.join(map(_cell_html, row))}</tr>" for row in table.rows)
-    note = f"<p>{_text(table.note)}</p>" if table.note else ""
-    body = f"{note}<div class=wide><table><tr>{header}</tr>{rows}</table></div>"
-    if table.folded:
-        return f"<details><summary>{_text(table.title)}</summary>{body}</details>"
-    return f"<h3>{_text(table.title)}</h3>{body}"
-
-
-def _cell_html(cell: Cell) -> str:
-    below = f"<small>{_text(cell.below)}</small>" if cell.below else ""
-    verdict = f" class={cell.verdict}" if cell.verdict else ""
-    return f"<td{verdict}>{_text(cell.text)}{below}</td>"
-
-
-def _sheet_html(rows: Sequence[Row], folder: Path) -> str:
-    header = "".join(f"<th>{_text(cell.title)}</th>" for cell in rows[0].cells)
-    lines = []
-    for row in rows:
-        cells = []
-        for cell in row.cells:
-            picture = (
-                f'<img loading=lazy src="{data_uri(cell.thumbnail)}" alt="{_text(cell.title)}">'
-            )
-            if cell.path is not None:
-                link = os.path.relpath(cell.path, folder)
-                picture = f'<a href="{_text(link)}">{picture}</a>'
-            cells.append(f"<td>{picture}<small>{_text(cell.note)}</small></td>")
-        about = f"<small>{_text(row.about)}</small>"
-        lines.append(f"<tr class=sample><td>{_text(row.name)}{about}</td>{''.join(cells)}</tr>")
-    return (
-        "<h3>All samples beside all methods</h3><p>Handles are red, targets blue; of several "
-        "seeds the lowest is shown. <input placeholder='name, category or task' "
-        f"oninput='sift(this)'></p><div class=wide><table class=sheet><tr><th></th>{header}</tr>"
-        f"{''.join(lines)}</table></div>"
-    )
-
-
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>GoodDrag report</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1600px; padding: 0 1.5em;
-  color: #1c1c1c; background: #fff }
-h1, h2, h3 { font-weight: 600; line-height: 1.2 }
-h2 { margin-top: 2em; border-bottom: 2px solid #1c1c1c; padding-bottom: .2em }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th { text-align: right; font-weight: 600; border-bottom: 1px solid #888; white-space: nowrap }
-th, td { padding: .3em .55em; vertical-align: top }
-td { text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
-td small, .sheet small { display: block; color: #6b6b6b; font-size: .8em }
-.better { font-weight: 600; color: #0a6b2d } .worse { font-weight: 600; color: #a32018 }
-details { display: inline-block; margin-right: 1.6em } details[open] { display: block }
-.wide { overflow-x: auto } summary { cursor: pointer; font-weight: 600; margin: .5em 0 }
-.sheet td, .sheet th { text-align: left; padding: .25em } .sheet img { display: block }
-.sheet td:first-child { white-space: normal; max-width: 11em; overflow-wrap: anywhere }
-</style>
-<script>
-function sift(box) {
-  const word = box.value.toLowerCase();
-  for (const row of box.closest("p").nextElementSibling.querySelectorAll(".sample"))
-    row.hidden = !row.firstElementChild.textContent.toLowerCase().includes(word);
-}
-</script></head><body><h1>GoodDrag report</h1>
-BODY
-</body></html>
-"""

@@ -10,7 +10,7 @@ from typing import Any
 
 from gooddrag.bench.records import DIGITS, DONE, MISSING, RUN, read_record, read_run
 
-COSTS = ("seconds_total", "gradient_steps")
+COSTS = ("seconds_total", "seconds_edit", "gradient_steps")
 BASELINES = ("identity", "paste")  # what every table of drag edits needs to be read
 
 Identity = tuple[str, str, str]
@@ -27,7 +27,7 @@ class Result:
         record: all that is known of it.
         folder: where its files are.
         output: where the run's output folder is.
-        numbers: metrics and `COSTS` by name, those that apply.
+        numbers: metrics and `COSTS` by name, those that apply; seconds_edit are without the LoRA's.
     """
 
     data: str
@@ -67,20 +67,20 @@ def read_results(folders: Sequence[Path], experiment: Experiment | None = None) 
     abouts = _runs(folders)
     if experiment is None:
         labels = _labels(abouts.values())
-        rows = sorted(labels, key=lambda identity: _place(labels[identity]))
+        rows = sorted(labels, key=lambda method: _place(labels[method]))
     else:
         abouts = {run: about for run, about in abouts.items() if _variant(about, experiment)}
         if not abouts:
             name = experiment.name
             raise ValueError(f"no runs of {name} there: run gooddrag bench -m experiment={name}")
-        named = {_identity(about): _variant(about, experiment) for about in abouts.values()}
-        rows = sorted(named, key=lambda identity: experiment.variants.index(named[identity]))
+        named = {identity(about): _variant(about, experiment) for about in abouts.values()}
+        rows = sorted(named, key=lambda method: experiment.variants.index(named[method]))
         labels = _told_apart(named)
     found: dict[tuple[str, str, int, str], Result] = {}
-    order = {identity: place for place, identity in enumerate(rows)}
-    for run, about in sorted(abouts.items(), key=lambda run: order[_identity(run[1])]):
+    order = {method: place for place, method in enumerate(rows)}
+    for run, about in sorted(abouts.items(), key=lambda run: order[identity(run[1])]):
         for name in about["names"]:
-            result = _result(run, about, labels[_identity(about)], name)
+            result = _result(run, about, labels[identity(about)], name)
             key = (result.data, result.label, result.seed, name)
             if key not in found or found[key].status != DONE:
                 found[key] = result
@@ -115,6 +115,8 @@ def _runs(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
 def _result(run: Path, about: Mapping[str, Any], label: str, name: str) -> Result:
     record = read_record(run / name) or {"name": name, "status": MISSING}
     numbers = {cost: record.get(cost) for cost in COSTS} | dict(record.get("metrics") or {})
+    if (whole := record.get("seconds_total")) is not None:
+        numbers["seconds_edit"] = whole - record.get("seconds", {}).get("adapt", 0)
     finite = {
         key: float(value)
         for key, value in numbers.items()
@@ -134,7 +136,8 @@ def _result(run: Path, about: Mapping[str, Any], label: str, name: str) -> Resul
     )
 
 
-def _identity(about: Mapping[str, Any]) -> Identity:
+def identity(about: Mapping[str, Any]) -> Identity:
+    """What tells a run's method from others, by its run.json."""
     return about["label"], about["config_sha256"], about["code"]
 
 
@@ -154,13 +157,13 @@ def _labels(abouts: Iterable[Mapping[str, Any]]) -> dict[Identity, str]:
     """A name for each method; where two share one, what tells them apart stands behind it."""
     changes: dict[Identity, list[str]] = {}
     for about in abouts:
-        shortest = min((changes.get(_identity(about), about["changes"]), about["changes"]), key=len)
-        changes[_identity(about)] = shortest
+        shortest = min((changes.get(identity(about), about["changes"]), about["changes"]), key=len)
+        changes[identity(about)] = shortest
     labels = {}
-    for identity, words in changes.items():
-        alike = [other for other in changes if other[0] == identity[0]]
+    for method, words in changes.items():
+        alike = [other for other in changes if other[0] == method[0]]
         common = set(words).intersection(*(changes[other] for other in alike))
-        labels[identity] = " ".join([identity[0], *(w for w in words if w not in common)])
+        labels[method] = " ".join([method[0], *(w for w in words if w not in common)])
     return _told_apart(labels)
 
 
@@ -168,9 +171,9 @@ def _told_apart(labels: Mapping[Identity, str]) -> dict[Identity, str]:
     """The labels; behind those that are equal, the configuration's digest or the code."""
     for i, digits in ((1, DIGITS), (2, None)):  # the configuration, then the code
         labels = {
-            identity: f"{label} ({identity[i][:digits]})"
-            if any(labels[o] == label and o[i] != identity[i] for o in labels)
+            method: f"{label} ({method[i][:digits]})"
+            if any(labels[o] == label and o[i] != method[i] for o in labels)
             else label
-            for identity, label in labels.items()
+            for method, label in labels.items()
         }
     return dict(labels)

@@ -29,7 +29,8 @@ from typing import Any
 from gooddrag.data.files import plain, read_json, write_json
 
 RUN, RECORD, TABLE, PICTURE = "run.json", "record.json", "table.jsonl", "edited.png"
-SAMPLES = "samples"
+SAMPLES, POINTS, TRUTH = "samples", "points.png", "truth.png"
+SMALL, PACKED = ".jpg", "packed"  # in a pack: of pictures, and what its records say
 FORMAT = {"format": "gooddrag-bench", "version": 1}
 DONE, FAILED, MISSING = "done", "failed", "missing"
 # Of a method's configuration, what changes no result: where files are kept, what it runs on.

@@ -10,7 +10,9 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import Progress
 
-from gooddrag.bench import pages, sheet, tables
+from gooddrag.bench import pages, sheet, tables, webpage
+from gooddrag.bench.figures import figures
+from gooddrag.bench.pages import Section
 from gooddrag.bench.reading import Experiment, Result, labels_of, read_results
 from gooddrag.bench.tables import Settings, Summary
 from gooddrag.data.files import write_bytes
@@ -47,7 +49,7 @@ def report_folder(output: Path, experiment: Experiment | None) -> Path:
 def write_report(
     folders: Sequence[Path], output: Path, settings: Settings, experiment: Experiment | None = None
 ) -> dict[str, list[Summary]]:
-    """Write report.html, report.md, sheet_<data>.jpg, summary.csv and samples.csv.
+    """Write report.html, report.md, figures and sheet_<data>.jpg, summary.csv and samples.csv.
 
     Args:
         folders: hold runs, at any depth.
@@ -66,32 +68,37 @@ def write_report(
     by_data: dict[str, list[Result]] = {}
     for result in results:
         by_data.setdefault(result.data, []).append(result)
-    found, shown, drawn = {}, {}, {}
+    found, sections = {}, {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for data, members in sorted(by_data.items()):
-            groups, labels = tables.groups_of(members), labels_of(members)
-            bar = progress.add_task(f"report on {data}", total=len(groups) * len(labels))
-            found[data] = tables.summaries(members, settings, partial(progress.advance, bar))
-            shown[data] = pages.tables(members, found[data], settings)
-            bar = progress.add_task("pictures", total=len({result.name for result in members}))
-            metrics = settings.shown(tables.numbers_of(members))
-            drawn[data] = sheet.rows_of(
-                members,
-                settings.thumbnail,
-                metrics[0] if metrics else None,
-                partial(progress.advance, bar),
-            )
+            found[data], sections[data] = _section(data, members, settings, progress)
     files = {
         "samples.csv": tables.samples_csv(results),
         "summary.csv": tables.summary_csv(found, settings),
-        "report.md": pages.markdown({d: (by_data[d], shown[d]) for d in found}, settings),
-        "report.html": pages.page(
-            {d: (by_data[d], shown[d], drawn[d]) for d in found}, settings, output
-        ),
+        "report.md": pages.markdown(sections, settings),
+        "report.html": webpage.page(sections, settings, output),
     }
-    for data, rows in drawn.items():
-        picture = sheet.contact_sheet(rows[: settings.sheet])
-        write_bytes(output / pages.sheet_name(data), sheet.jpeg(picture))
+    for data, section in sections.items():
+        for name, figure in section.figures.items():
+            files[pages.figure_name(name, data)] = figure
+        if rows := section.rows[: settings.sheet]:
+            picture = sheet.contact_sheet(rows)
+            write_bytes(output / pages.sheet_name(data), sheet.jpeg(picture))
     for name, content in files.items():
         write_bytes(output / name, content.encode())
     return found
+
+
+def _section(
+    data: str, results: Sequence[Result], settings: Settings, progress: Progress
+) -> tuple[list[Summary], Section]:
+    """The numbers of one data set, and what is said of them."""
+    steps = len(tables.groups_of(results)) * len(labels_of(results))
+    bar = progress.add_task(f"report on {data}", total=steps)
+    found = tables.summaries(results, settings, partial(progress.advance, bar))
+    bar = progress.add_task("pictures", total=len({result.name for result in results}))
+    metrics = settings.shown(tables.numbers_of(results))
+    noted = metrics[0] if metrics else None
+    rows = sheet.rows_of(results, settings.thumbnail, noted, partial(progress.advance, bar))
+    made = pages.tables(results, found, settings)
+    return found, Section(results, made, figures(results, found, settings), rows)

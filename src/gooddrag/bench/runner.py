@@ -27,6 +27,7 @@ from gooddrag.bench.records import (
     DONE,
     MISSING,
     PICTURE,
+    POINTS,
     RECORD,
     SAMPLES,
     TABLE,
@@ -36,7 +37,7 @@ from gooddrag.bench.records import (
     rows_of,
 )
 from gooddrag.bench.tasks import EDIT, SCORE, Rules, Share, Task, task_of
-from gooddrag.bench.workers import POINTS, MetricsMaker, scored, show, workers_of
+from gooddrag.bench.workers import MetricsMaker, scored, show, workers_of
 from gooddrag.callbacks.output import remove_old
 from gooddrag.callbacks.scalars import edit_summary
 from gooddrag.callbacks.writer import now, trajectory_dict

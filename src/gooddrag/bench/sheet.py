@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from gooddrag.bench.reading import Result, labels_of
-from gooddrag.bench.records import DONE, PICTURE, SAMPLES
+from gooddrag.bench.records import DONE, PICTURE, POINTS, SAMPLES, SMALL, TRUTH
 
 WHITE, BLACK, GREY, PALE = (255, 255, 255), (20, 20, 20), (110, 110, 110), (236, 236, 236)
 GAP = 6
@@ -50,7 +50,7 @@ def rows_of(
     number: str | None,
     advance: Callable[[], object] = lambda: None,
 ) -> list[Row]:
-    """A row for each sample of one data set, in the order of names.
+    """A row for each sample of one data set that has any picture, in the order of names.
 
     Source with its points, the truth where one is known, and what each method made of it with its
     lowest seed.
@@ -62,21 +62,22 @@ def rows_of(
         advance: called after each sample.
     """
     labels = labels_of(results)
-    truths = any((_shown(result) / "truth.png").exists() for result in results)
+    truths = any(there(_shown(result) / TRUTH) for result in results)
     rows = []
     for name in sorted({result.name for result in results}):
         ours = sorted((r for r in results if r.name == name), key=lambda r: r.seed)
         known = [result for result in ours if result.record.get("sample_sha256")]
         folder = _shown(known[0]) if known else None
-        cells = [_cell("source", folder and folder / "points.png", side, "")]
+        cells = [_cell("source", folder and folder / POINTS, side, "")]
         if truths:
-            cells.append(_cell("truth", folder and folder / "truth.png", side, ""))
+            cells.append(_cell("truth", folder and folder / TRUTH, side, ""))
         size = cells[0].thumbnail.size
         for label in labels:
             of_label = [result for result in ours if result.label == label]
             cells.append(_method_cell(label, of_label, side, size, number))
         about = (known[0].record.get(key) for key in ("category", "task")) if known else ()
-        rows.append(Row(name, ", ".join(text for text in about if text), cells))
+        if any(cell.path is not None for cell in cells):
+            rows.append(Row(name, ", ".join(text for text in about if text), cells))
         advance()
     return rows
 
@@ -124,6 +125,11 @@ def _shown(result: Result) -> Path:
     return result.output / SAMPLES / str(result.record.get("sample_sha256", ""))[:16]
 
 
+def there(path: Path) -> Path | None:
+    """A picture, or the small one that a pack has in its place; None if there is neither."""
+    return next((p for p in (path, path.with_suffix(SMALL)) if p.exists()), None)
+
+
 def _method_cell(
     label: str, results: Sequence[Result], side: int, size: tuple[int, int], number: str | None
 ) -> Cell:
@@ -138,7 +144,8 @@ def _method_cell(
 
 
 def _cell(title: str, path: Path | None, side: int, note: str) -> Cell:
-    if path is None or not path.exists():
+    path = path and there(path)
+    if path is None:
         return Cell(title, None, _tile("none", (side, side)), note)
     with Image.open(path) as picture:
         small = picture.convert("RGB")

@@ -58,6 +58,7 @@ class Settings:
     thumbnail: int
     sheet: int
     show: Sequence[str]
+    plot: Sequence[str]
     higher: Sequence[str]
 
     def shown(self, numbers: Iterable[str]) -> list[str]:
@@ -65,6 +66,18 @@ class Settings:
         metrics = [name for name in numbers if name not in COSTS]
         found = [name for pattern in self.show for name in metrics if fnmatchcase(name, pattern)]
         return list(dict.fromkeys(found)) or metrics
+
+    def plotted(self, numbers: Iterable[str]) -> list[str]:
+        """The metrics that figures show, in the order of the patterns; two if none matches."""
+        metrics = [name for name in numbers if name not in COSTS]
+        found = [name for pattern in self.plot for name in metrics if fnmatchcase(name, pattern)]
+        return list(dict.fromkeys(found)) or self.shown(metrics)[:2]
+
+    def verdict(self, number: str, difference: Interval) -> str:
+        """Whether a difference is "better" or "worse"; "" if that cannot be said."""
+        if difference.count < self.pairs or difference.low <= 0 <= difference.high:
+            return ""
+        return "better" if (difference.mean > 0) == self.is_higher_better(number) else "worse"
 
     def is_higher_better(self, number: str) -> bool:
         """Of a metric; of costs less is better."""

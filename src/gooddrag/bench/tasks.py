@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gooddrag.bench.records import FAILED, PICTURE, Run, read_record
+from gooddrag.bench.records import FAILED, PACKED, PICTURE, Run, read_record
 from gooddrag.callbacks.writer import start_record
 from gooddrag.types import DragSample
 
@@ -147,9 +147,10 @@ def _todo(
         return EDIT
     if failed_in == EDIT:
         return EDIT if again else None
+    scored = not again and old.get("metrics_sha256") == metrics_sha256
     if not (run.folder_of(task.name) / PICTURE).exists():
-        return EDIT
-    return SCORE if again or old.get("metrics_sha256") != metrics_sha256 else None
+        return None if scored and old.get(PACKED) else EDIT
+    return None if scored else SCORE
 
 
 def _started(sample: DragSample, run: Run) -> dict[str, Any]:

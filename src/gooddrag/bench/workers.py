@@ -23,13 +23,13 @@ from typing import Any, TypeVar
 import torch
 from torchmetrics import MetricCollection
 
+from gooddrag.bench.records import POINTS, TRUTH
 from gooddrag.data.dragset import DragSet
 from gooddrag.data.images import read_image, to_uint8, write_png
 from gooddrag.drawing import overlay
 from gooddrag.metrics.score import score
 from gooddrag.types import DragSample
 
-POINTS, TRUTH = "points.png", "truth.png"
 AHEAD = 4  # samples that a worker may have read before they are asked for
 T = TypeVar("T")
 MetricsMaker = Callable[[torch.device], MetricCollection]
