@@ -532,3 +532,13 @@ class TestScore:
             assert (featurizer.t, featurizer.ensemble, featurizer.side) == (261, 8, side)
             assert featurizer.backbone.feature_block == 1
             assert featurizer.backbone.path.endswith("stable-diffusion-2-1")
+
+    def test_both_protocols_look_through_one_model(self, tiny_folder: Path) -> None:
+        words = ["~metrics.fidelity"]
+        for name in ("md_dragbench", "md_regiondrag"):
+            node = f"metrics.{name}.featurizer.backbone"
+            words += [f"backbone@{node}=folder", f"{node}.path={tiny_folder}"]
+        metrics = load_metrics("paper", words)
+        one, other = (metrics[f"md_{name}"].featurizer for name in ("dragbench", "regiondrag"))
+        assert one.backbone is other.backbone
+        assert (one.side, other.side) == (None, 768)

@@ -67,13 +67,15 @@ def load_metrics(name: str = "default", overrides: Sequence[str] = ()) -> Metric
     Raises:
         ValueError: settings that cannot work, or something that is not installed.
     """
+    from gooddrag.backbones.shared import sharing
     from gooddrag.metrics import collection
 
     words = ["data=world", f"metrics={name}", *overrides]
     with composer() as compose:
         cfg = compose("score", words)
         check_numbers(unresolved(cfg), unresolved(compose("score", groups_among(words))))
-    return collection(instantiate(cfg.metrics))
+    with sharing():  # what several metrics look through is loaded once
+        return collection(instantiate(cfg.metrics))
 
 
 def edit(

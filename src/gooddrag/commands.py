@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gooddrag.api import edit
-from gooddrag.composition import each_option, instantiate, plain, space_of
+from gooddrag.composition import each_option, instantiate, plain, space_of, with_changes
 from gooddrag.jobs import recipe_of
 from gooddrag.manual import card, table
 from gooddrag.request import (
@@ -134,13 +134,27 @@ def run_bench(cfg: DictConfig) -> None:
 
 def run_score(cfg: DictConfig) -> None:
     """gooddrag score: a benchmark whose method reads files."""
-    from gooddrag.bench.records import DONE
-    from gooddrag.bench.results import Results
+    from gooddrag.bench.beside import beside_others, theirs_in
 
     if "data" not in cfg:
         raise ValueError("which data are these results of? Give data=NAME (see gooddrag data)")
-    folder = paths_of(cfg, "results", "which results? Give results=DIR")[0]
-    cfg.label = cfg.label or folder.resolve().name
+    folders = paths_of(cfg, "results", "which results? Give results=DIR")
+    found, rows = theirs_in(folders, cfg.label, cfg.seed), []
+    for theirs in found:
+        changes = {"results": str(theirs.folder), "label": theirs.label, "seed": theirs.seed}
+        changes["report"] = cfg.report and theirs is found[-1]
+        if "gscore" in cfg.metrics and cfg.beside and len(found) > 1:
+            judge, names = plain(cfg.metrics.gscore.judge), plain(cfg)["editor"]["names"]
+            changes["metrics.gscore"] = beside_others(judge, theirs, found, names)
+        rows += _score(with_changes(cfg, changes))
+    _need_one(rows)
+
+
+def _score(cfg: DictConfig) -> list[dict[str, Any]]:
+    """Score one folder of results, and say what is missing from it or belongs to no sample."""
+    from gooddrag.bench.records import DONE
+    from gooddrag.bench.results import Results
+
     results: Results = instantiate(cfg.editor)
     rows = _benchmark(cfg, "score", Path(text_of(cfg, "output") or "outputs/score"))
     absent = [row["name"] for row in rows if row["status"] != DONE]
@@ -149,7 +163,7 @@ def run_score(cfg: DictConfig) -> None:
         print(f"without a score: {len(absent)} of {len(rows)} samples: {', '.join(absent)}")
     if strangers:
         print(f"belong to no sample: {len(strangers)} files or folders: {', '.join(strangers)}")
-    _need_one(rows)
+    return rows
 
 
 def run_report(cfg: DictConfig) -> None:

@@ -5,6 +5,7 @@ Hydra is imported where it is needed, so that help and typing errors come at onc
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -82,6 +83,17 @@ def plain_with(cfg: DictConfig, **changes: Any) -> dict[str, Any]:
 
     other = OmegaConf.merge(cfg, changes)
     return plain(other)  # type: ignore[arg-type]
+
+
+def with_changes(cfg: DictConfig, changes: dict[str, Any]) -> DictConfig:
+    """The configuration with other values, of which some may be new; a mapping is replaced."""
+    from omegaconf import OmegaConf
+
+    other = copy.deepcopy(cfg)
+    OmegaConf.set_struct(other, False)
+    for key, value in changes.items():
+        OmegaConf.update(other, key, value, merge=False)
+    return other
 
 
 def unresolved(cfg: DictConfig) -> dict[str, Any]:

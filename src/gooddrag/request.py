@@ -238,9 +238,11 @@ class MetricsMaker:
 
     def __call__(self, device: torch.device) -> MetricCollection:
         """The metrics; those with a model choose its device by themselves."""
+        from gooddrag.backbones.shared import sharing
         from gooddrag.metrics.score import collection
 
-        return collection(instantiate(json.loads(self.config)))
+        with sharing():
+            return collection(instantiate(json.loads(self.config)))
 
 
 def experiment_of(cfg: DictConfig) -> Experiment | None:

@@ -87,6 +87,13 @@ def read_results(folders: Sequence[Path], experiment: Experiment | None = None) 
     return list(found.values())
 
 
+def labelled_runs(folders: Sequence[Path]) -> list[tuple[str, Path, int]]:
+    """(label, folder, seed) of each run below the folders; none if there is none."""
+    runs = {path.parent: read_run(path.parent) for f in folders for path in sorted(f.rglob(RUN))}
+    labels = _labels(runs.values())
+    return [(labels[identity(about)], run, about["seed"]) for run, about in runs.items()]
+
+
 def labels_of(results: Iterable[Result]) -> list[str]:
     """The methods' names, in the order of the results."""
     return list(dict.fromkeys(result.label for result in results))

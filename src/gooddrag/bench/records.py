@@ -33,8 +33,9 @@ SAMPLES, POINTS, TRUTH = "samples", "points.png", "truth.png"
 SMALL, PACKED = ".jpg", "packed"  # in a pack: of pictures, and what its records say
 FORMAT = {"format": "gooddrag-bench", "version": 1}
 DONE, FAILED, MISSING = "done", "failed", "missing"
-# Of a method's configuration, what changes no result: where files are kept, what it runs on.
-NOT_THE_METHOD = ("cache", "device")
+# Of a method's configuration, what changes no result: where files are kept, what it runs on. (The
+# results that `gooddrag score` reads are known by their label.)
+NOT_THE_METHOD = ("cache", "device", "folder")
 # What no edit is made by; the sources of all else are the code's version.
 NOT_THE_EDIT = ("bench", "callbacks", "metrics", "pretrain", "assets", "__pycache__")
 NOT_THE_EDIT_FILES = (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from gooddrag.bench.records import RUN, TABLE
 from gooddrag.data.folder import SUFFIXES
 from gooddrag.data.images import read_image
 from gooddrag.events import Phases
@@ -73,7 +74,7 @@ class Results(Editor):
         """Files and folders that belong to no sample, by which a wrong name shows."""
         known = {part for name in names for part in (*Path(name).parts, Path(name).name)}
         entries = sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
-        ours = known | set(self.names)
+        ours = known | set(self.names) | {RUN, TABLE}
         return [
             entry.name
             for entry in entries
