@@ -92,7 +92,8 @@ def run_command(command: str, arguments: Sequence[str]) -> list[int]:
             work(begin)
         failures.extend(statuses)
 
-    run_jobs(root, job, f"gooddrag {command}", arguments)
+    with _ended_as_by_ctrl_c(signal.SIGTERM):
+        run_jobs(root, job, f"gooddrag {command}", arguments)
     return failures
 
 
@@ -142,6 +143,20 @@ def _explained() -> Iterator[list[int]]:
         if line is None or os.environ.get("GOODDRAG_DEBUG"):
             raise
         statuses.append(_fail(line))
+
+
+@contextmanager
+def _ended_as_by_ctrl_c(number: signal.Signals) -> Iterator[None]:
+    """A signal, say of a cluster, ends the work as Ctrl-C does; a Lightning fit would end silently."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(number, handler)
 
 
 def _with_folders(arguments: Sequence[str]) -> list[str]:

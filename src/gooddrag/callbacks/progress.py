@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from gooddrag.callbacks.scalars import edit_summary, interrupted, mean_distance
+from gooddrag.callbacks.scalars import edit_summary, mean_distance
 from gooddrag.events import PHASES, EditCallback
 from gooddrag.types import DragOperation, DragSample, Edit
 
@@ -119,8 +119,6 @@ class ProgressBar(EditCallback):
     def on_edit_exception(self, samples: Sequence[DragSample], error: BaseException) -> None:
         """Close the bars where they are, so that the terminal is as it was."""
         self.close()
-        if interrupted(error):
-            self._line("interrupted")
 
     def close(self) -> None:
         """Give the terminal back; does no harm if no bar is open."""
