@@ -147,7 +147,7 @@ def _explained() -> Iterator[list[int]]:
 
 @contextmanager
 def _ended_as_by_ctrl_c(number: signal.Signals) -> Iterator[None]:
-    """A signal, say of a cluster, ends the work as Ctrl-C does; a Lightning fit would end silently."""
+    """Let a signal, say of a cluster, end the work as Ctrl-C; a Lightning fit would just stop."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
