@@ -17,6 +17,7 @@ from gooddrag.adapt import NoAdapter
 from gooddrag.drag import DragOptimization
 from gooddrag.events import EditCallback
 from gooddrag.methods.latent_drag import LatentDrag
+from gooddrag.types import Trajectory
 
 PARITY = Path(__file__).parents[3] / "shared" / "parity"
 PEERS = PARITY.with_name("parity_peers")
@@ -82,12 +83,12 @@ def arrays_of(folder: Path, name: str) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def overrides_of(settings: dict[str, Any]) -> list[str]:
-    """The trace's settings as overrides of `method=gooddrag`."""
+def overrides_of(settings: dict[str, Any], loops: int | None = None) -> list[str]:
+    """The trace's settings as overrides of `method=gooddrag`, with the first drag loops or all."""
     operations = settings["track_per_step"]
     return [
         f"method.B={operations}",
-        f"method.K={operations * settings['drag_end_step']}",
+        f"method.K={operations * (loops or settings['drag_end_step'])}",
         f"method.J={settings['max_drag_per_track']}",
         f"method.lr={settings['latent_lr']}",
         f"method.lam={settings['lam']}",
@@ -101,12 +102,10 @@ def overrides_of(settings: dict[str, Any]) -> list[str]:
 
 
 @cache
-def method(name: str, dtype: str) -> LatentDrag:
+def method(name: str, dtype: str, loops: int | None = None) -> LatentDrag:
     """`method=gooddrag` on the traces' pipeline, with the trace's settings."""
-    lora = trace(name).info.get("lora")
-    made = load_method(
-        "gooddrag", [*pipeline(dtype, lora), *overrides_of(trace(name).info["settings"])]
-    )
+    lora, settings = trace(name).info.get("lora"), trace(name).info["settings"]
+    made = load_method("gooddrag", [*pipeline(dtype, lora), *overrides_of(settings, loops)])
     assert isinstance(made, LatentDrag)
     assert bool(lora) != isinstance(made.adapt, NoAdapter)
     return made
@@ -124,10 +123,24 @@ def pipeline(dtype: str, lora: object) -> list[str]:
     ]
 
 
-class Recorder(EditCallback):
-    """Keeps the latents entering and leaving each drag loop."""
+class Enough(Exception):
+    """Ends an edit of which the rest is not looked at."""
 
-    def __init__(self) -> None:
+
+class Recorder(EditCallback):
+    """Keeps what happens while one sample is dragged.
+
+    Args:
+        to_the_end: false ends the edit when the dragging is over, which saves a part of the time.
+
+    Attributes:
+        trajectory: of the sample.
+        latents_in, latents_out: z_t entering and leaving each drag loop.
+    """
+
+    def __init__(self, to_the_end: bool) -> None:
+        self.to_the_end = to_the_end
+        self.trajectory: Trajectory
         self.latents_in: dict[int, torch.Tensor] = {}
         self.latents_out: dict[int, torch.Tensor] = {}
 
@@ -139,12 +152,25 @@ class Recorder(EditCallback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if isinstance(pl_module, DragOptimization):
+            (self.trajectory,) = pl_module.trajectories
             self.latents_out[pl_module.step] = pl_module.z.detach().clone()
+
+    def on_phase_start(self, phase: str, total: int) -> None:
+        if phase == "denoise" and not self.to_the_end:
+            raise Enough
 
 
 @cache
 def edit_of(name: str, dtype: str) -> tuple[Edit, Recorder]:
     """The whole edit through `method=gooddrag`, and what was recorded on the way."""
-    editor = method(name, dtype)
-    recorder = Recorder()
-    return editor([trace(name).sample], callbacks=[recorder])[0], recorder
+    recorder = Recorder(to_the_end=True)
+    return method(name, dtype)([trace(name).sample], callbacks=[recorder])[0], recorder
+
+
+@cache
+def dragging_of(name: str, dtype: str, loops: int | None) -> Recorder:
+    """The edit's dragging alone: its first loops, or all of them."""
+    recorder = Recorder(to_the_end=False)
+    with pytest.raises(Enough):
+        method(name, dtype, loops)([trace(name).sample], callbacks=[recorder])
+    return recorder
