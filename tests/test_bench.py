@@ -16,6 +16,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
+from gooddrag import cli
 from gooddrag.bench.records import Run, code_version, read_record, read_run, rows_of
 from gooddrag.bench.report import Reporter
 from gooddrag.bench.runner import Benchmark, run_benchmark
@@ -458,6 +459,18 @@ class TestWandb:
         assert run["summary"]["status"] == "interrupted"
         assert run["exit"] == 255
 
+    def test_the_jobs_of_a_sweep_leave_a_whole_run_each(self, tmp_path):
+        words = ["-m", "method=identity,paste", "data.count=2", "data.size=64", "metrics=default"]
+        words += ["logger=wandb", "output=out/${method.name}", "trainer=cpu", "tables.resamples=9"]
+        assert cli.run_command("bench", words) == []
+        for name in ("identity", "paste"):
+            (run,) = test_callbacks.TestWandb().runs(tmp_path / "out" / name / "wandb")
+            assert run["run"].job_type == name
+            assert (run["summary"]["n_ok"], run["exit"]) == (2, 0)
+            assert len(self.rows(tmp_path / "out" / name)) == 2
+            kinds = [kind for kind, _ in self.artifacts(tmp_path / "out" / name)]
+            assert kinds.count("results") == 1
+
     def test_only_when_asked_for(self):
         assert compose("bench", []).logger == {}
         cfg = compose("bench", ["logger=wandb", "output=x"])
@@ -588,8 +601,9 @@ class TestConf:
         assert sweep["program"] == PROGRAM.name
         cfg = compose("bench", words[3:] + made)
         for name, found in chosen.items():
-            value = OmegaConf.select(cfg, name)
-            assert (value.name if name == "method" else value) == found["value"]
+            assert OmegaConf.select(cfg, name) == found["value"]
+        if "variant" in chosen:  # all of the experiment's
+            assert sweep["parameters"]["variant"]["values"] == list(cfg.variants)
         if sweep["method"] != "grid":
             assert cfg.data.split == "validation"
 
