@@ -373,7 +373,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("override", "found"),
         [
-            ("method.foo=1", "Could not override 'method.foo'.*--help"),
+            ("method.foo=1", r"Could not override 'method.foo': there is no such setting \(--help"),
             ("backbone=foo", r"^error: Could not find 'backbone/foo'.* mini sd15 sd21 .*--help"),
             ("engine=foo", r"Available options in 'engine': default plain \(--help[^:]*$"),
             ("--adapt=none", "there is no option --adapt: .* as in adapt=none .*--help"),
@@ -479,6 +479,7 @@ class TestCheckpoints:
         assert (status, tree(here)) == (2, before)
         assert loading.startswith("loading stable-diffusion-v1-5")
         assert line.startswith("error: cannot load stable-diffusion-v1-5/stable-diffusion-v1-5")
+        assert "it was not reached, nor is it in its cache" in line
 
     @pytest.mark.parametrize(
         "name",

@@ -176,6 +176,7 @@ def quiet_libraries() -> None:
     """Keep the libraries' notices out of the terminal, best before they are imported."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions come to `_explained`
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # it tells each attempt, twice
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")
     os.environ.setdefault("TQDM_DISABLE", "1")

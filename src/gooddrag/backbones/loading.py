@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -71,8 +72,7 @@ def _index(path: str, revision: str | None) -> dict[str, Any]:
         return dict(DiffusionPipeline.load_config(path, revision=revision))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"cannot load {path}: no such folder here, and the hub did not give it "
-            f"({_first_line(error)})"
+            f"cannot load {path}: no such folder here, and the hub did not give it ({_why(error)})"
         ) from error
 
 
@@ -107,8 +107,18 @@ def _load(
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(
             f"cannot load the {name} of {path}: missing, incomplete or of another kind "
-            f"({_first_line(error)})"
+            f"({_why(error)})"
         ) from error
+
+
+def _why(error: BaseException) -> str:
+    """The error's first line, or that the hub was not reached, of which diffusers says nothing."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, LocalEntryNotFoundError):
+            return "it was not reached, nor is it in its cache: connect, or give a folder's path"
+        seen = seen.__cause__ or seen.__context__
+    return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
