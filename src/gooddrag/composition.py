@@ -195,9 +195,7 @@ def explain(error: BaseException) -> str | None:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
         # without where Hydra looked: all of it is in the package
         line = re.sub(r"^In '\w+': | Config search path: .*", "", line)
-        if "is not in struct" in str(
-            cause
-        ):  # where Hydra would have it appended, which helps never
+        if "is not in struct" in str(cause):  # Hydra would have it appended, which never helps
             line, cause = line.partition(". To append")[0] + ":", "there is no such setting"
         return " ".join(f"{line} {cause}".split()) + " (--help shows all settings)"
     if isinstance(error, (*EXPECTED, OmegaConfBaseException)):
