@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Runs the experiments on DragWorld: for each seed one process that goes through all of them. It can be
+# cut off at any time and started again: what is recorded is not done again. In the end, or when the
+# minutes are over, the records are packed.
+#
+#   experiments/run_all.sh [OVERRIDES...]
+#   SEEDS=0 MINUTES=9 experiments/run_all.sh batch=75 workers=14      # on a GPU beside 16 cores
+#
+# To go on where there is only a pack of an earlier part: tar -xf pack.tar.xz -C outputs/experiments
+set -u
+cd "$(dirname "$0")/.."
+
+GOODDRAG=${GOODDRAG:-gooddrag}
+OUTPUT=${OUTPUT:-outputs/experiments}
+SEEDS=${SEEDS:-0 1 2}
+EXPERIMENTS=${EXPERIMENTS:-06_methods,07_plus,01_alternating,02_loss,05_departures,03_lora,04_attention,05_more_departures}
+MINUTES=${MINUTES:-}    # none: until all is done
+
+status=0
+for seed in $SEEDS; do
+    run=("$GOODDRAG" bench -m "experiment=$EXPERIMENTS" "seed=$seed" "output=$OUTPUT" report=false "$@")
+    if [ -n "$MINUTES" ]; then
+        left=$((MINUTES * 60 - SECONDS))
+        [ "$left" -gt 0 ] || { status=124; break; }
+        timeout --signal=INT --kill-after=60 "$left" "${run[@]}"
+    else
+        "${run[@]}"
+    fi
+    code=$?
+    [ "$code" -eq 0 ] || status=$code
+    case $code in 124|130|137) break ;; esac    # cut off; a failed experiment stops no other
+done
+
+"$GOODDRAG" pack "$OUTPUT" || status=$?
+exit "$status"

@@ -1,0 +1,158 @@
+"""The experiments: every recipe can be run as it stands, and compares what it says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gooddrag.backbones.shared import sharing
+from gooddrag.bench.records import digest_of
+from gooddrag.composition import composer, instantiate, plain, unresolved
+from gooddrag.jobs import NAME, _with_variant
+from gooddrag.settings import check_numbers
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+FOLDERS = {"05_more_departures": "05_departures", "07_plus_validation": "07_plus"}
+FOLDERS |= {"08_drag100": "08_paper", "08_dragbench": "08_paper"}
+PROGRAM = Path(sys.executable).with_name("gooddrag")
+# Both read the same numbers twice: the same run under two names.
+SAME: dict[str, set[str]] = {}
+
+
+@cache
+def composed(recipe: str) -> dict[str, Any]:
+    """Each variant's configuration, on the tiny model; None has the recipe's own."""
+    root = [] if recipe.startswith("08") is False else ["data.root=x"]
+    found: dict[Any, Any] = {}
+    with composer() as compose:
+        own = compose("bench", [f"experiment={recipe}", *root])
+        found[None] = own
+        for name in own.variants:
+            words = _with_variant(plain(own.variants), name, [f"experiment={recipe}", *root])
+            found[name] = compose("bench", words)
+            check_numbers(unresolved(found[name]), unresolved(own))
+    return found
+
+
+def editors(recipe: str, folder: Path) -> dict[str, Any]:
+    """What edits in each variant."""
+    made = {}
+    for name, cfg in composed(recipe).items():
+        if name is not None:
+            cfg.backbone.update({"path": str(folder), "vae": None, "dtype": "float32"})
+            made[name] = instantiate(cfg.editor)
+    return made
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+class TestRecipes:
+    def test_it_can_be_run(self, recipe, tiny_folder):
+        with sharing():
+            made = editors(recipe, tiny_folder)
+        assert {"identity", "paste"} <= set(made)
+
+    def test_it_compares_with_one_of_its_own(self, recipe):
+        cfg = composed(recipe)[None]
+        assert cfg.tables.against in cfg.variants
+        assert all(NAME.fullmatch(name) for name in cfg.variants)
+
+    def test_no_two_variants_are_the_same(self, recipe):
+        configs = {k: plain(cfg)["editor"] for k, cfg in composed(recipe).items() if k is not None}
+        digests = [digest_of(config) for config in configs.values()]
+        assert len(set(digests)) == len(digests)
+
+    def test_its_folder_says_how_it_is_run(self, recipe):
+        text = (ROOT / "experiments" / FOLDERS.get(recipe, recipe) / "README.md").read_text()
+        assert f"experiment={recipe}" in text
+        for part in ("**Question.**", "**Command**", "**Result.**", "**How the verdict"):
+            assert part in text
+
+
+class TestWork:
+    """What is compared at equal work is at equal work."""
+
+    @pytest.mark.parametrize("recipe", ["01_alternating", "02_loss"])
+    def test_gradient_steps_are_equal_and_nothing_ends_them(self, recipe, tiny_folder):
+        with sharing():
+            made = editors(recipe, tiny_folder)
+        for name, editor in made.items():
+            if name in ("identity", "paste"):
+                continue
+            assert sum(editor.schedule) * editor.settings.J == 210, name
+            ends = (editor.settings.patience, editor.settings.on_arrival)
+            assert ends == ((5, "good") if name.startswith("stops") else (None, "never")), name
+
+    def test_the_loss_alone_differs(self, tiny_folder):
+        with sharing():
+            made = editors("02_loss", tiny_folder)
+        for J in (1, 3, 10):
+            preserving, referential = made[f"preserving_J{J}"], made[f"referential_J{J}"]
+            assert preserving.schedule == referential.schedule
+            assert preserving.settings == referential.settings
+            assert preserving.supervision.beta == referential.supervision.beta == 4.0
+            assert preserving.supervision.reference == "original"
+            assert referential.supervision.reference == "current"
+            assert made[f"referential_step1_J{J}"].supervision.beta == 1.0
+            # as many gradient steps at each denoising step
+            assert {count * J for count in preserving.schedule} == {30}
+
+    def test_the_gooddrag_of_all_tables_is_one_run(self):
+        names = {"03_lora": "steps70", "04_attention": "after_drag", "05_departures": "official"}
+        names |= {"06_methods": "gooddrag", "07_plus": "gooddrag", "01_alternating": "stops_B10"}
+        configs = [plain(composed(recipe)[name])["editor"] for recipe, name in names.items()]
+        for config in configs:
+            config["adapt"].pop("cache")
+            config["backbone"] = None
+        assert all(config == configs[0] for config in configs)
+
+    def test_nothing_is_tuned_on_the_test_split(self):
+        cfg = composed("07_plus_validation")["plus"]
+        assert cfg.data.split == "validation"
+        assert composed("07_plus")["gooddrag_plus"].data.split == "test"
+
+
+@pytest.mark.slow
+def test_all_of_them_in_miniature(tmp_path, tiny_folder):
+    """Cut off, gone on with from the pack alone, and reported on."""
+    words = ["data.count=1", "data.size=64", "backbone=folder", f"backbone.path={tiny_folder}"]
+    words += ["backbone.resolution=64", "backbone.dtype=float32", "trainer=cpu", "workers=1"]
+    words += ["++method.steps=4", "++method.K=2", "++method.B=1", "++method.J=1"]
+    env = os.environ | {"GOODDRAG": str(PROGRAM), "GOODDRAG_CACHE": str(tmp_path / "cache")}
+    env |= {"SEEDS": "0", "OUTPUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"}
+    env |= {"REPORTS": str(tmp_path / "reports"), "INTO": str(tmp_path / "into")}
+
+    def script(name: str, *arguments: str, **more: str) -> int:
+        command = [ROOT / "experiments" / name, *arguments]
+        return subprocess.run(command, env=env | more, timeout=1800).returncode
+
+    def unpacked(name: str) -> Path:
+        with tarfile.open(Path(env["OUTPUT"]) / "pack.tar.xz") as tar:
+            tar.extractall(tmp_path / name, filter="data")
+        return tmp_path / name
+
+    assert script("run_all.sh", *words, MINUTES="1") == 124
+    early = unpacked("early")
+    assert list(early.glob("*/*/record.json"))
+    env["OUTPUT"] = str(early)
+    kept = {path: path.read_bytes() for path in early.glob("*/*/record.json")}
+    assert script("run_all.sh", *words) == 0
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    everything = unpacked("everything")
+    assert script("report_all.sh", str(everything)) == 0
+    for recipe in RECIPES:
+        if recipe.startswith("08") or recipe == "07_plus_validation":
+            continue
+        folder = (
+            tmp_path / "into" / {"05_more_departures": "05_departures/more"}.get(recipe, recipe)
+        )
+        text = (folder / "report.md").read_text()
+        for name in composed(recipe)[None].variants:
+            assert f"| {name} | 1 / 1 | 1 |" in text, (recipe, name)
