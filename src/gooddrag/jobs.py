@@ -75,11 +75,10 @@ def run_jobs(
 
     def alone(cfg: DictConfig) -> None:
         def begin() -> DictConfig:
-            global _now
             next_job()
-            composed, _now = _composed(root, cfg)
+            composed = _enter(root, cfg)
             # what Lightning starts again for each further device is this job, not the whole sweep
-            sys.argv = [before[0], program.partition(" ")[2], *_now.overrides]
+            sys.argv = [before[0], program.partition(" ")[2], *present_job().overrides]
             return composed
 
         job(begin)
@@ -95,6 +94,17 @@ def run_jobs(
                 entry()
             finally:
                 sys.argv = before
+
+
+def _enter(root: str, cfg: DictConfig) -> DictConfig:
+    """Make a job the present one; its configuration.
+
+    At the module's top: a launcher sends the functions in `run_jobs` to other processes, together
+    with copies of the module's variables.
+    """
+    global _now
+    composed, _now = _composed(root, cfg)
+    return composed
 
 
 def sweeps_of(root: str, arguments: Sequence[str]) -> list[list[str]]:
