@@ -118,7 +118,7 @@ def help_of(command: str, overrides: Sequence[str]) -> str:
     root, _, summary = COMMANDS[command]
     settings, groups, chosen = choices_of(root, overrides)
     conf = files("gooddrag.conf")
-    notes = notes_of("", [(conf / f"{name}.yaml").read_text() for name in (root, "base")])
+    notes = notes_of("", [(conf / f"{name}.yaml").read_text() for name in (root, "parts", "base")])
     for name, options in groups.items():
         order = sorted(options, key=lambda option: option != chosen.get(name))
         notes |= notes_of(name, [(conf / name / f"{o}.yaml").read_text() for o in order])

@@ -44,7 +44,7 @@ def spread(K: int, steps: int) -> list[int]:
 
 
 def spaced(K: int, B: int, every: int) -> list[int]:
-    """B operations at every so-manieth denoising step until K are done, and none in between.
+    """B operations at every n-th denoising step until K are done, and none in between.
 
     >>> spaced(K=7, B=3, every=2)
     [3, 0, 3, 0, 1]

@@ -33,7 +33,7 @@ class DragVideo(EditCallback):
 
     Args:
         folder: the output folder; several samples go below it by name.
-        every: take each so-manieth drag operation, and each so-manieth denoising step.
+        every: take every n-th drag operation, and every n-th denoising step.
         fps: frames per second.
         hold: seconds that the source at the beginning and the result at the end stay.
         max_frames: at most so many frames are kept per sample.
