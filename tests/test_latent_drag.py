@@ -14,7 +14,7 @@ from gooddrag.events import EditCallback
 from gooddrag.schedule import aldd
 from tests import tiny
 from tests.test_backbones import random_adapter
-from tests.test_drag import SETTINGS, make_editor
+from tests.test_drag import SETTINGS, SUPERVISION, make_editor
 from tests.tiny import make_sample
 
 
@@ -51,6 +51,17 @@ class TestSizes:
         samples = [make_sample(seed=1), make_sample(seed=2, size=(64, 72))]
         with pytest.raises(ValueError, match="64 x 64, 72 x 64"):
             make_editor(backbone, aldd(1, 1))(samples)
+
+    @pytest.mark.parametrize("r1", [31, 32, 100_000])
+    def test_a_patch_larger_than_the_map_is_refused(
+        self, backbone: StableDiffusion, r1: int
+    ) -> None:
+        editor = make_editor(backbone, aldd(1, 1), supervision=replace(SUPERVISION, r1=r1))
+        if r1 < 32:
+            assert editor([make_sample(seed=1)])[0].image.shape == (3, 64, 64)
+        else:
+            with pytest.raises(ValueError, match=r"method\.r1 is .* 32 x 32 grid"):
+                editor([make_sample(seed=1)])
 
 
 class TestMask:

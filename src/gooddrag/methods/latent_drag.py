@@ -82,6 +82,7 @@ class LatentDrag(LatentEditor):
     def _edit(self, samples: Sequence[DragSample], seed: int, phases: Phases) -> list[Edit]:
         """The method's table of contents."""
         canvas = self._canvas(samples)
+        self._check_radius(canvas)
         backbone, times = self.backbone, self.times
         reset_peak_memory(backbone.device)
 
@@ -127,6 +128,15 @@ class LatentDrag(LatentEditor):
             Edit(image, trajectory.handles, trajectory, dict(phases.seconds), memory)
             for image, trajectory in zip(images, drag.trajectories, strict=True)
         ]
+
+    def _check_radius(self, canvas: Canvas) -> None:
+        """Refuse patches larger than the map from anywhere, which memory might not hold."""
+        r1, (height, width) = self.supervision.r1, canvas.grid
+        if r1 >= max(height, width):
+            raise ValueError(
+                f"method.r1 is {r1}, but the picture has no more than {height} x {width} grid "
+                "cells (rows x columns): take a smaller one"
+            )
 
     @property
     def dragged_steps(self) -> int:
