@@ -23,14 +23,12 @@ RECIPES = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.ya
 FOLDERS = {"05_more_departures": "05_departures", "07_plus_validation": "07_plus"}
 FOLDERS |= {"08_drag100": "08_paper", "08_dragbench": "08_paper"}
 PROGRAM = Path(sys.executable).with_name("gooddrag")
-# Both read the same numbers twice: the same run under two names.
-SAME: dict[str, set[str]] = {}
 
 
 @cache
 def composed(recipe: str) -> dict[str, Any]:
     """Each variant's configuration, on the tiny model; None has the recipe's own."""
-    root = [] if recipe.startswith("08") is False else ["data.root=x"]
+    root = ["data.root=x"] if recipe.startswith("08") else []
     found: dict[Any, Any] = {}
     with composer() as compose:
         own = compose("bench", [f"experiment={recipe}", *root])
@@ -150,9 +148,8 @@ def test_all_of_them_in_miniature(tmp_path, tiny_folder):
     for recipe in RECIPES:
         if recipe.startswith("08") or recipe == "07_plus_validation":
             continue
-        folder = (
-            tmp_path / "into" / {"05_more_departures": "05_departures/more"}.get(recipe, recipe)
-        )
+        more = recipe == "05_more_departures"
+        folder = tmp_path / "into" / ("05_departures/more" if more else recipe)
         text = (folder / "report.md").read_text()
         for name in composed(recipe)[None].variants:
             assert f"| {name} | 1 / 1 | 1 |" in text, (recipe, name)
