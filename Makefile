@@ -19,10 +19,10 @@ CONSTRAINTS := $(VENV)/constraints.txt
 export GOMP_SPINCOUNT ?= 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format types bench bench-gpu notebooks clean
+.PHONY: help demo test test-slow lint format types experiments bench bench-gpu notebooks clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME)  ## Install, then edit a built-in picture with the built-in model
 	@$(BIN)/gooddrag edit
@@ -46,6 +46,9 @@ format: $(DEV)  ## Mend what `make lint` can mend by itself
 
 types: $(DEV)  ## mypy
 	@$(BIN)/mypy src/gooddrag
+
+experiments: $(RUNTIME)  ## Run experiments 01 to 07 (SEEDS=, MINUTES=, OVERRIDES=); goes on where it was
+	@GOODDRAG=$(BIN)/gooddrag experiments/run_all.sh $(OVERRIDES)
 
 bench: $(DEV)  ## Measure speed and memory here; writes benchmarks/RESULTS_<machine>.md
 	@$(BIN)/python -m benchmarks.run $(BENCH)

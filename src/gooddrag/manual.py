@@ -19,6 +19,8 @@ gooddrag: click a point, click where it should go, and the picture follows.
   gooddrag bench data=world method=gooddrag   a method on a data set: records, pictures, a report
   gooddrag score results=DIR data=drag100 data.root=DIR     score anybody's results likewise
   gooddrag report DIR...            tables and a page of all that these have left below the folders
+  gooddrag bench -m experiment=03_lora    a question of experiments/: a run for each of its variants
+  gooddrag pack DIR                 their records in one small archive
   gooddrag tune                     let Optuna choose numbers by what bench finds
   gooddrag pretrain stage=vae output=DIR    train the built-in model
 
