@@ -13,10 +13,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gooddrag.backbones.shared import sharing
 from gooddrag.bench.records import rows_of
 from gooddrag.bench.runner import Benchmark, run_benchmark
 from gooddrag.bench.tasks import Rules
-from gooddrag.bench.workers import Workers, scored
+from gooddrag.bench.workers import Workers, _done, scored
 from gooddrag.data.dragset import DragSet
 from gooddrag.data.sets import world
 from gooddrag.request import MetricsMaker
@@ -131,3 +132,20 @@ def test_none_outlives_a_kill(tmp_path):
     while os.path.exists(f"/proc/{worker}") and time.monotonic() < until:
         time.sleep(0.1)
     assert not os.path.exists(f"/proc/{worker}")
+
+
+def test_the_jobs_of_a_sweep_read_a_sample_once(two, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        two, "submit", lambda function, *given: asked.append(given[1]) or _done(function, *given)
+    )
+    with sharing():
+        for _ in range(2):
+            _, second, _ = (read() for read in two.read(SAMPLES, range(3)))
+            assert torch.equal(second.image, SAMPLES[1].image)
+        assert asked == [0, 1, 2]
+        next(two.read(world("test", 0, 0, 3, 32), range(1)))()
+        assert asked == [0, 1, 2, 0]
+    for _ in range(2):
+        next(two.read(SAMPLES, range(1)))()
+    assert asked == [0, 1, 2, 0, 0, 0]

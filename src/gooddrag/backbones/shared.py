@@ -58,6 +58,11 @@ def sharing() -> Iterator[None]:
         _shelf = before
 
 
+def shelf() -> Shelf | None:
+    """What is shared now; others may keep things as long as it is."""
+    return _shelf
+
+
 def next_job() -> None:
     """What only jobs before have used may go now; nothing happens outside of `sharing`."""
     if _shelf is not None:

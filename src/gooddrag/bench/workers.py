@@ -6,6 +6,7 @@ each sample. A GPU edits several in that time, and should not wait.
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import pickle
@@ -19,10 +20,12 @@ from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torchmetrics import MetricCollection
 
+from gooddrag.backbones.shared import Shelf, shelf
 from gooddrag.bench.records import POINTS, TRUTH
 from gooddrag.data.dragset import DragSet
 from gooddrag.data.images import read_image, to_uint8, write_png
@@ -30,9 +33,13 @@ from gooddrag.drawing import overlay
 from gooddrag.metrics.score import score
 from gooddrag.types import DragSample
 
+KEPT = 500  # samples that the jobs of a sweep share at most: of DragWorld half a gigabyte
 AHEAD = 4  # samples that a worker may have read before they are asked for
 T = TypeVar("T")
 MetricsMaker = Callable[[torch.device], MetricCollection]
+
+
+_kept: WeakKeyDictionary[Shelf, dict[tuple[bytes, int], DragSample]] = WeakKeyDictionary()
 
 
 class Workers:
@@ -66,18 +73,42 @@ class Workers:
         if not self.count:
             yield from (partial(samples.__getitem__, index) for index in indices)
             return
-        left, read = iter(indices), partial(_packed, samples)
-        ahead = deque(self.submit(read, index) for index in islice(left, AHEAD * self.count))
+        left, reads = iter(indices), _Reads(self, samples)
+        ahead = deque(reads(index) for index in islice(left, AHEAD * self.count))
         for index in left:
-            ahead.append(self.submit(read, index))
-            yield partial(_unpacked, ahead.popleft())
-        yield from (partial(_unpacked, future) for future in ahead)
+            ahead.append(reads(index))
+            yield ahead.popleft()
+        yield from ahead
 
     def end(self) -> None:
         """Let what waits for its turn be; the next call begins with new processes."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = _pool(self.count)
+
+
+class _Reads:
+    """Lets a set's samples be read; the jobs of a sweep share what they have read."""
+
+    def __init__(self, workers: Workers, samples: DragSet) -> None:
+        self.workers, self.samples = workers, samples
+        self.kept = {} if (now := shelf()) is None else _kept.setdefault(now, {})
+        self.key = hashlib.sha256(pickle.dumps(samples)).digest()
+
+    def __call__(self, index: int) -> Callable[[], DragSample]:
+        found = self.kept.get((self.key, index))
+        if found is not None:
+            return lambda: found
+        future = self.workers.submit(_packed, self.samples, index)
+
+        def unpacked() -> DragSample:
+            # as bytes on its way: as tensors each of its parts would be an open file
+            sample: DragSample = pickle.loads(future.result())
+            if len(self.kept) < KEPT:
+                self.kept[self.key, index] = sample
+            return sample
+
+        return unpacked
 
 
 @lru_cache(maxsize=1)
@@ -128,13 +159,7 @@ def _metrics(make_metrics: MetricsMaker) -> MetricCollection:
 
 
 def _packed(samples: DragSet, index: int) -> bytes:
-    """A sample on its way between processes; as tensors each of its parts would be an open file."""
     return pickle.dumps(samples[index])
-
-
-def _unpacked(future: Future[bytes]) -> DragSample:
-    sample: DragSample = pickle.loads(future.result())
-    return sample
 
 
 def _done(function: Callable[..., T], *arguments: Any) -> Future[T]:
