@@ -202,7 +202,10 @@ def test_draws_come_in_the_official_order() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"crop": "twice"}, {"posterior": "mode"}, {"steps": 0}, {"rank": 0}, {"targets": []}],
+    [
+        *({"crop": "twice"}, {"posterior": "mode"}, {"steps": 0}, {"rank": 0}, {"targets": []}),
+        *({"lr": 0.0}, {"lr": -1.0, "weight_decay": 0.0}),
+    ],
 )
 def test_settings_out_of_range(change: dict) -> None:
     with pytest.raises(ValueError, match=f"adapt.{next(iter(change))}"):

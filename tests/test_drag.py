@@ -274,7 +274,7 @@ def test_events_tell_the_whole_edit(backbone: StableDiffusion) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"on_arrival": "sometimes"}, {"J": 0}, {"lr": 0.0}, {"patience": 0}],
+    [{"on_arrival": "sometimes"}, {"J": 0}, {"lr": 0.0}, {"betas": (0.9, 1.0)}, {"patience": 0}],
 )
 def test_settings_out_of_range(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from gooddrag.request import sample_of
+from gooddrag.request import sample_of, text_of
 
 MASKS = {"black palette": ("P", 0), "black": ("L", 0), "grey": ("L", 9)}
 
@@ -27,3 +27,10 @@ def test_a_mask_without_white_is_told(
     assert sample.mask is not None
     told = capsys.readouterr().err
     assert told.startswith("the mask has no white pixel") == (not sample.mask.any()) == (value == 0)
+
+
+def test_an_empty_path_is_no_path() -> None:
+    """`output=$FORGOTTEN` would else be the folder where one is."""
+    with pytest.raises(ValueError, match="output= is empty"):
+        text_of(OmegaConf.create({"output": ""}), "output")
+    assert text_of(OmegaConf.create({"output": None}), "output") is None

@@ -62,6 +62,10 @@ class TestTune:
         assert self.run(tmp_path, objective, 40).best_value == study.best_value
         assert len(tried) == 40
 
+    def test_no_trials(self, tmp_path):
+        with pytest.raises(ValueError, match="trials must be at least 1"):
+            self.run(tmp_path, lambda chosen: 1.0, 0)
+
     def test_what_was_cut_off_does_not_count(self, tmp_path):
         def stop(chosen):
             raise KeyboardInterrupt

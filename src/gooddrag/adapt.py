@@ -66,6 +66,11 @@ class LoraSettings:
         for name in ("rank", "steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"adapt.{name} must be at least 1, found {getattr(self, name)}")
+        if self.lr <= 0 or self.weight_decay < 0 or not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(
+                "adapt.lr must be positive, weight_decay not negative and betas between 0 and 1, "
+                f"found {self.lr}, {self.weight_decay} and {list(self.betas)}"
+            )
 
 
 class LoraAdapter:

@@ -79,6 +79,8 @@ class DragSettings:
             raise ValueError(
                 f"J must be at least 1 and lr positive, found J={self.J}, lr={self.lr}"
             )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"method.betas must lie between 0 and 1, found {list(self.betas)}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 or null, found {self.patience}")
 

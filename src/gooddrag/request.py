@@ -198,11 +198,13 @@ def text_of(cfg: DictConfig, key: str) -> str | None:
     """A path of the configuration; `~` is the home folder, which shells leave in image=~/cat.jpg.
 
     Raises:
-        ValueError: a list or a mapping.
+        ValueError: a list or a mapping, or nothing: to a shell, output=$FORGOTTEN is output=
     """
     value = plain(cfg).get(key)
     if isinstance(value, (list, dict)):
         raise ValueError(f"{key} must be one path, found {value}")
+    if value == "":
+        raise ValueError(f"{key}= is empty: give a path, or leave it out")
     return None if value is None else os.path.expanduser(str(value))
 
 

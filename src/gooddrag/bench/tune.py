@@ -64,11 +64,13 @@ def tune(
         seed: of the choices; trials that are there already change it, so that none is repeated.
 
     Raises:
-        ValueError: Optuna is not installed, an unknown direction, or as many trials failed in a row
-            as there should be in all.
+        ValueError: Optuna is not installed, an unknown direction, no trials, or as many failed in a
+            row as there should be in all.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction must be {' or '.join(DIRECTIONS)}, found {direction!r}")
+    if trials < 1:
+        raise ValueError(f"trials must be at least 1, found {trials}")
     try:
         import optuna
     except ImportError:

@@ -52,19 +52,21 @@ class ProgressBar(EditCallback):
         self._samples: tuple[DragSample, ...] = ()
         self._distances: dict[int, float] = {}
         self._steps: dict[str, int] = {}
+        self._totals: dict[str, int] = {}
         self._losses: dict[str, str] = {}
 
     def on_edit_start(self, samples: Sequence[DragSample]) -> None:
         """Remember the targets, and start with no bars."""
         self.close()
-        self._samples, self._steps, self._losses = tuple(samples), {}, {}
+        self._samples, self._losses = tuple(samples), {}
+        self._steps, self._totals = {}, {}
         self._distances = {
             i: mean_distance(sample.handles, sample.targets) for i, sample in enumerate(samples)
         }
 
     def on_phase_start(self, phase: str, total: int) -> None:
         """Open a bar."""
-        self._steps[phase] = 0
+        self._steps[phase], self._totals[phase] = 0, total
         if not self.console.is_terminal:
             return
         self._settle()
@@ -128,8 +130,8 @@ class ProgressBar(EditCallback):
         self._tasks = {}
 
     def _cached(self, phase: str) -> bool:
-        """A LoRA or an inversion that took no steps was there already."""
-        return phase in ("adapt", "invert") and self._steps.get(phase) == 0
+        """A LoRA or an inversion that takes no steps is there already."""
+        return phase in ("adapt", "invert") and self._totals.get(phase) == 0
 
     def _settle(self) -> None:
         """Fill the bars of phases that went well but ended before their largest number of steps."""
