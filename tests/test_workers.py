@@ -72,6 +72,16 @@ def _sample(i):
     return replace(tiny.make_sample(i), name=f"s{i}")
 
 
+def run_of(folder, workers, method, **rules):
+    """Run three samples of DragWorld; gives the run."""
+    run = make_run(folder, names=SAMPLES.names, code="test")
+    given = Rules(**RULES | rules)
+    benchmark = Benchmark(SAMPLES, run, lambda device: method, metrics(), {}, given)
+    benchmark.workers = workers
+    run_benchmark(trainer(), benchmark)
+    return run
+
+
 def test_processes_change_nothing(two, tmp_path):
     reads = [read() for read in two.read(SAMPLES, range(3))]
     for sample, expected in zip(reads, SAMPLES, strict=True):
@@ -79,11 +89,7 @@ def test_processes_change_nothing(two, tmp_path):
         assert torch.equal(sample.image, expected.image)
     rows = {}
     for workers in (Workers(0), two):
-        run = make_run(tmp_path / str(workers.count), names=SAMPLES.names, code="test")
-        rules = Rules(**RULES | {"batch": 2})
-        benchmark = Benchmark(SAMPLES, run, lambda device: Recorder(), metrics(), {}, rules)
-        benchmark.workers = workers
-        run_benchmark(trainer(), benchmark)
+        run = run_of(tmp_path / str(workers.count), workers, Recorder(), batch=2)
         rows[workers.count] = rows_of(run.folder, run.names)
         shown = sorted(path.name for path in (run.output / "samples").rglob("*.png"))
         assert shown == ["points.png"] * 3 + ["truth.png"] * 3
@@ -99,6 +105,19 @@ def test_what_fails_there_is_told_here(two, tmp_path):
     with pytest.raises(ValueError, match=r"no\.png") as found:
         future.result()
     assert "Traceback" in str(found.value.__cause__)
+
+
+def test_what_was_edited_before_the_end_is_recorded(two, tmp_path):
+    def stop(samples):
+        if samples[0].name == SAMPLES.names[2]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_of(tmp_path, two, Recorder(stop))
+    method = Recorder()
+    run = run_of(tmp_path, Workers(0), method)
+    assert method.batches == [[SAMPLES.names[2]]]
+    assert {row["status"] for row in rows_of(run.folder, run.names)} == {"done"}
 
 
 @pytest.mark.slow
