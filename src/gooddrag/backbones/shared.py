@@ -38,7 +38,7 @@ class Shelf:
         if found is None or found.low_memory != settings["low_memory"]:
             del found
             self._kept = {k: v for k, v in self._kept.items() if k in self._used and k != key}
-            gc.collect()  # what an edit leaves has cycles
+            gc.collect()  # they have cycles
             self._kept[key] = StableDiffusion(**settings)
         self._used.add(key)
         return self._kept[key]
@@ -67,6 +67,7 @@ def next_job() -> None:
     """What only jobs before have used may go now; nothing happens outside of `sharing`."""
     if _shelf is not None:
         _shelf.clear_use()
+        gc.collect()  # the cycles that an edit leaves hold tensors of the device
 
 
 def stable_diffusion(**settings: Any) -> StableDiffusion:
