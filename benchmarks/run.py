@@ -3,9 +3,10 @@
     python -m benchmarks.run            the demo edit as it is
     python -m benchmarks.run --quick    few steps, to see that it works; figures mean nothing
 
-Two questions: seconds per phase and peak memory of the demo edit (embedded model, cold LoRA), each
-run in a fresh process; and what Lightning's Trainer adds to the same dragging as a plain loop
-(tests/plain_loop.py), both run in turn in one process, compared pair by pair.
+Three questions: seconds per phase and peak memory of the demo edit (embedded model, cold LoRA),
+each run in a fresh process; what Lightning's Trainer adds to the same dragging as a plain loop
+(tests/plain_loop.py), both run in turn in one process, compared pair by pair; and what scoring an
+edit against DragWorld's truth costs.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main() -> None:
     overrides = [*(QUICK if args.quick else []), *args.overrides]
     edits = [one_edit(overrides) for _ in range(args.repeats)]
     loops = compare_loops(overrides, args.loops)
-    text = report(args, overrides, edits, loops)
+    text = report(args, overrides, edits, loops, scorings(9 if args.quick else 45))
     path = args.output or ROOT / "benchmarks" / f"RESULTS_{args.machine}.md"
     path.write_text(text)
     print(text)
@@ -131,6 +132,29 @@ def drags(overrides: Sequence[str]) -> tuple[Callable[[], Any], Callable[[], Any
     return trainer, plain
 
 
+# -- scoring --------------------------------------------------------------------------------------
+
+
+def scorings(count: int) -> list[float]:
+    """Seconds of processor time for each of the first validation edits, by `metrics=truth`."""
+    import torch
+
+    from gooddrag import load_metrics
+    from gooddrag.data.world import to_sample
+    from gooddrag.metrics import score
+    from gooddrag.world import render_edit
+
+    threads, metrics, seconds = torch.get_num_threads(), load_metrics("truth"), []
+    torch.set_num_threads(1)
+    for index in range(count):
+        world = render_edit("validation", 0, index)
+        start = time.process_time()
+        score(metrics, to_sample(world), world.truth, world)
+        seconds.append(time.process_time() - start)
+    torch.set_num_threads(threads)
+    return seconds
+
+
 # -- the table ------------------------------------------------------------------------------------
 
 
@@ -139,6 +163,7 @@ def report(
     overrides: Sequence[str],
     edits: Sequence[dict[str, Any]],
     loops: dict[str, list[float]],
+    scored: Sequence[float],
 ) -> str:
     phases = list(edits[0]["seconds"])
     rows = [(phase, [edit["seconds"][phase] for edit in edits]) for phase in phases]
@@ -174,6 +199,11 @@ def report(
         "Trainer / plain loop, pair by pair: "
         f"median {100 * (statistics.median(ratios) - 1):+.1f} %, "
         f"from {100 * (ratios[0] - 1):+.1f} % to {100 * (ratios[-1] - 1):+.1f} %.",
+        "",
+        f"## Scoring against DragWorld's truth: `metrics=truth`, {len(scored)} edits, one thread",
+        "",
+        f"Mean {statistics.mean(scored):.2f} s of processor time, median "
+        f"{statistics.median(scored):.2f}, slowest {max(scored):.2f}.",
         "",
     ]
     return "\n".join(lines)

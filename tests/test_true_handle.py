@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from functools import cache
 
 import numpy as np
@@ -223,13 +222,3 @@ class TestMetric:
         world, _ = search_of(0, 0)
         with pytest.raises(ValueError, match="one size"):
             TrueHandle(fit=fit()).update(world.source[:, :128, :128], world)
-
-
-@pytest.mark.slow
-def test_speed() -> None:
-    """Below 0.2 s of one core for each edit on average, what is rendered once included."""
-    worlds = [search_of(*pair)[0] for pair in PAIRS]
-    start = time.process_time()
-    for world in worlds:
-        Search(world, fit(), CPU)(world.truth)
-    assert (time.process_time() - start) / len(worlds) < 0.2
