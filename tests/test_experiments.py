@@ -141,6 +141,7 @@ def test_all_of_them_in_miniature(tmp_path, tiny_folder):
     words = ["data.count=1", "data.size=64", "backbone=folder", f"backbone.path={tiny_folder}"]
     words += ["backbone.resolution=64", "backbone.dtype=float32", "trainer=cpu", "workers=1"]
     words += ["++method.steps=4", "++method.K=2", "++method.B=1", "++method.J=1"]
+    words += ["++method.after=0"]
     env = os.environ | {"GOODDRAG": str(PROGRAM), "GOODDRAG_CACHE": str(tmp_path / "cache")}
     env |= {"SEEDS": "0", "OUTPUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"}
     chosen = ["06_methods", "07_plus", "03_lora", "04_attention"]

@@ -6,7 +6,7 @@ operation: J gradient steps on z_t, then one point tracking.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -96,7 +96,7 @@ class DragOptimization(LightningModule):
         z_T: inverted latents.
         mask: 1 where latents may change.
         pairs: all samples' point pairs.
-        references: one `Reference` per dragged step.
+        references: one `Reference` per dragged step, by its index.
         schedule: drag operations per denoising step; see `gooddrag.schedule`.
         denoising: the step that ends each epoch.
         supervision, tracking, settings: see there.
@@ -110,7 +110,7 @@ class DragOptimization(LightningModule):
         z_T: Latent,
         mask: Float[Tensor, "b 1 h w"],
         pairs: Pairs,
-        references: Sequence[Reference],
+        references: Sequence[Reference] | Mapping[int, Reference],
         schedule: Sequence[int],
         denoising: PairedDenoising,
         supervision: MotionSupervision,
@@ -124,7 +124,9 @@ class DragOptimization(LightningModule):
         self.z = nn.Parameter(z_T.detach().clone())
         # the backbone is no nn.Module: a registered UNet would go to the CPU after the fit
         self.backbone, self.denoising, self.unedited = backbone, denoising, z_T
-        self.mask, self.pairs, self.references = mask, pairs, references
+        self.mask, self.pairs = mask, pairs
+        numbered = references if isinstance(references, Mapping) else enumerate(references)
+        self.references: dict[int, Reference] = dict(numbered)
         self.schedule, self.settings, self.canvas = list(schedule), settings, canvas
         self.supervision, self.tracking = supervision, tracking
         self.dragged_steps = [i for i, count in enumerate(schedule) if count]
@@ -227,7 +229,7 @@ class DragOptimization(LightningModule):
     @property
     def last_dragged(self) -> list[int]:
         """For each sample the last step it is dragged in, as far as is known."""
-        return self.stops.last_dragged(self.dragged_steps[-1])
+        return self.stops.last_dragged(self.dragged_steps[-1] if self.dragged_steps else -1)
 
     def _forward(self) -> tuple[Latent, Float[Tensor, "b f h w"]]:
         ahead, self._ahead = self._ahead, None

@@ -70,13 +70,27 @@ def reference_pass(
     """
     kept, z = [], z_T
     for t in times.descending[:steps]:
-        with torch.enable_grad():
-            eps, features = backbone.noise_and_features(z.detach().requires_grad_(), t, text)
-            z_prev = move(z, eps, *times.down(t)).detach()
-            features = features.detach()
-        patches = sample_patches(features, pairs.sample, pairs.start, r1, canvas)
-        vectors, _ = sample_patches(features, pairs.sample, pairs.start, 0, canvas)
-        kept.append(Reference(patches, vectors[:, :, 0, 0], z_prev))
-        z = z_prev
+        kept.append(reference_at(backbone, z, t, text, times, pairs, canvas, r1))
+        z = kept[-1].z_prev
         advance()
     return kept
+
+
+def reference_at(
+    backbone: Backbone,
+    z: Latent,
+    t: int,
+    text: Float[Tensor, "b tokens d"],
+    times: Timesteps,
+    pairs: Pairs,
+    canvas: Canvas,
+    r1: int,
+) -> Reference:
+    """What the drag will read at one step, of z_t^0."""
+    with torch.enable_grad():
+        eps, features = backbone.noise_and_features(z.detach().requires_grad_(), t, text)
+        z_prev = move(z, eps, *times.down(t)).detach()
+        features = features.detach()
+    patches = sample_patches(features, pairs.sample, pairs.start, r1, canvas)
+    vectors, _ = sample_patches(features, pairs.sample, pairs.start, 0, canvas)
+    return Reference(patches, vectors[:, :, 0, 0], z_prev)

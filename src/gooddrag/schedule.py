@@ -55,6 +55,24 @@ def spaced(K: int, B: int, every: int) -> list[int]:
     return [counts[i // every] if i % every == 0 else 0 for i in steps]
 
 
+def late(K: int, B: int, after: float, steps: int, strength: float) -> list[int]:
+    """AlDD after a part of the denoising without dragging; K = 0 never drags.
+
+    Args:
+        K, B: as of `aldd`.
+        after: the part.
+        steps, strength: of the ladder, see `gooddrag.ddim.Timesteps`.
+
+    >>> late(K=3, B=2, after=0.4, steps=20, strength=0.5)
+    [0, 0, 0, 0, 2, 1]
+    >>> late(K=0, B=2, after=0.4, steps=20, strength=0.5)
+    []
+    """
+    if not 0 <= after < 1:
+        raise ValueError(f"method.after is a part, from 0 to below 1, found {after}")
+    return [0] * round(after * round(steps * strength)) + aldd(K, B) if K else []
+
+
 def _check(**counts: int) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:

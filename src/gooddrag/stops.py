@@ -62,7 +62,7 @@ class Stops:
         for i in self.now:
             self.unmoved[i] = 0 if moved[i] else self.unmoved[i] + 1
             if self.unmoved[i] == self.patience:
-                self._end(i, "no movement", step)
+                self.end(i, "no movement", step)
 
     def see_arrived(self, arrived: Bool[Tensor, " n"], step: int) -> None:
         """Before a drag operation: end, or let rest, those whose pairs have all arrived."""
@@ -73,14 +73,15 @@ class Stops:
                 if self.on_arrival == "step":
                     self.resting[i] = True
                 else:
-                    self._end(i, "arrived", step)
+                    self.end(i, "arrived", step)
 
     def last_dragged(self, last: int) -> list[int]:
         """For each sample the last step it was dragged in, if the schedule's last is `last`."""
         stopped = [trajectory.stopped_at for trajectory in self.trajectories]
         return [last if step is None else step for step in stopped]
 
-    def _end(self, sample: int, why: str, step: int) -> None:
+    def end(self, sample: int, why: str, step: int) -> None:
+        """One sample is not dragged any more."""
         self.active[sample] = False
         self.trajectories[sample].stop = why
         self.trajectories[sample].stopped_at = step

@@ -79,7 +79,7 @@ class BottleneckOptimization(DragOptimization):
         super().on_train_epoch_start()
         self._ahead = self._forward()
         z_prev = move(self.z, self._ahead[0].detach(), *self.denoising.times.down(self.t))
-        self.references = [replace(self.reference, z_prev=z_prev)]
+        self.references = {self.step: replace(self.reference, z_prev=z_prev)}
 
     def _forward(self) -> tuple[Latent, Float[Tensor, "b f h w"]]:
         with self.backbone.replaced_bottleneck(self.s):

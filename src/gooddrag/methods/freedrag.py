@@ -184,9 +184,7 @@ class TemplateOptimization(DragOptimization):
         updated = share * patches + (1 - share) * templates
         templates = torch.where(chosen[:, None, None, None], updated, templates)
         reference = replace(self.reference, patches=(templates, given))
-        self.references = [
-            reference if step == self.step else other for step, other in enumerate(self.references)
-        ]
+        self.references[self.step] = reference
 
     def _next(self, difference: Difference, end: PerPair) -> PerPair:
         """How far the next h_i is: on if it was learnt, here if it got better, else back."""

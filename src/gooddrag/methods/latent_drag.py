@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from gooddrag.fitting import quiet_trainer
 from gooddrag.geometry import Canvas
 from gooddrag.memory import peak_memory, reset_peak_memory
 from gooddrag.methods.latent_editor import Adapt, LatentEditor
-from gooddrag.reference import Pairs, reference_pass
+from gooddrag.reference import Pairs, Reference, reference_pass
 from gooddrag.supervision import MotionSupervision
 from gooddrag.tracking import PointTracking
 from gooddrag.types import DragSample, Edit
@@ -148,7 +148,7 @@ class LatentDrag(LatentEditor):
         z_T: Tensor,
         mask: Tensor,
         pairs: Pairs,
-        references: list,
+        references: Sequence[Reference] | Mapping[int, Reference],
         denoising: PairedDenoising,
         canvas: Canvas,
         phases: Phases,
@@ -168,7 +168,8 @@ class LatentDrag(LatentEditor):
             canvas=canvas,
         )
         epochs = len(module.dragged_steps)
-        quiet_trainer(self.backbone.device, phases.callbacks, max_epochs=epochs).fit(module)
+        if epochs:
+            quiet_trainer(self.backbone.device, phases.callbacks, max_epochs=epochs).fit(module)
         return module
 
     def _optimization(self, **parts: Any) -> DragOptimization:

@@ -1,51 +1,239 @@
-"""GoodDrag from a warped start: a latent that is moved first needs few gradient steps, not many.
+"""GoodDrag from a warped picture: what a warp can do needs no gradients, what it cannot gets few.
 
-This project's own. The inverted latent is warped as in `fastdrag`, which brings each handle's
-surroundings to its target but tears and blurs; GoodDrag's alternation then mends what arrived: the
-loss asks for the original patch at the target from the first step on, and tracking sees how far off
-the handle still is.
+This project's own. The walk of an edit:
+
+1. The PICTURE is warped so that every handle lies at its target, in several ways (warps.py), and
+   the model is asked which of them it finds likely (held.py).
+2. Picture and warp get the same noise. In every step from there on the latent is the noisy source's
+   outside the mask, and for a while the noisy warp's inside it, holes excepted: long if the warp is
+   likely, briefly if it is not. Then the model has its way, its attention on the source.
+3. An unlikely warp is mended by GoodDrag's alternation as soon as it is let go: the loss asks for
+   the original patches at the targets from the first drag operation on.
+4. Outside the mask the picture is the source's, to the bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from gooddrag.drag import DragOptimization
-from gooddrag.methods.fastdrag import warp
+from gooddrag.events import Phases
+from gooddrag.geometry import Canvas, latent_mask
+from gooddrag.memory import peak_memory, reset_peak_memory
+from gooddrag.methods.held import HeldDenoising, soft_inside, surprise
 from gooddrag.methods.latent_drag import LatentDrag
+from gooddrag.reference import Pairs, Reference, reference_at
+from gooddrag.seeding import generator
+from gooddrag.types import DragSample, Edit, Tracking
+
+Latent = Float[Tensor, "b c h w"]
+Images = Float[Tensor, "b 3 height width"]
+Warp = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarpSettings:
+    """How a warp is chosen and held.
+
+    Attributes:
+        judged_at: timesteps at which the model is asked how likely a warp is.
+        likely: a warp is likely if it surprises the model at most this many times as much as the
+            source does, inside the mask.
+        held_likely, held_unlikely: part of the denoising through which a warp is held.
+        edge: pixels inside the mask over which the source becomes the edit.
+    """
+
+    judged_at: Sequence[int]
+    likely: float
+    held_likely: float
+    held_unlikely: float
+    edge: int
+
+    def __post_init__(self) -> None:
+        for name in ("held_likely", "held_unlikely"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"method.{name} is a part, from 0 to 1, found {getattr(self, name)}"
+                )
+        if not self.judged_at or self.edge < 0:
+            raise ValueError(
+                "method.judged_at needs a timestep and method.edge cannot be negative, found "
+                f"{list(self.judged_at)} and {self.edge}"
+            )
 
 
 class WarpedOptimization(DragOptimization):
     """The dragging of a batch of samples from warped latents, handles at their targets.
 
+    Samples whose warp is likely have arrived, and are not dragged.
+
     Args:
-        pixels_per_latent: of the backbone.
+        denoising: of the batch.
         parts: see `DragOptimization`.
     """
 
-    def __init__(self, *, pixels_per_latent: int, **parts: Any) -> None:
-        super().__init__(**parts)
-
-        def cells(grid: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
-            """Places on the grid as places among the latent's cells, (row, column)."""
-            pixels = self.canvas.to_pixels(grid).flip(-1)
-            return (pixels + 0.5).to(self.z) / pixels_per_latent - 0.5
-
-        handles, targets = cells(self.pairs.start), cells(self.pairs.targets)
+    def __init__(self, *, denoising: HeldDenoising, **parts: Any) -> None:
+        super().__init__(denoising=denoising, **parts)
         with torch.no_grad():
-            for i in range(len(self.z)):
-                own = self.pairs.sample == i
-                self.z[i] = warp(self.z[i], self.mask[i], handles[own], targets[own])
+            self.z.copy_(denoising.noisy(denoising.warped, 0))
         self.handles = self.pairs.targets.clone()
         self.seen = self.handles.cpu()
+        for i, trajectory in enumerate(self.trajectories):
+            put = Tracking(0, self.t, 0, self._pixels(i), self._grid(i))
+            trajectory.trackings.append(put)
+            if denoising.likely[i]:
+                self.stops.end(i, "arrived", 0)
 
 
 class WarpedDrag(LatentDrag):
-    """A `LatentDrag` whose latents are warped before they are dragged."""
+    """Warp, choose, noise; drag and denoise alternately; decode.
+
+    Args:
+        warps: ways to warp a picture, by name; see warps.py.
+        warping: how one is chosen and held.
+        parts: see `LatentDrag`.
+    """
+
+    def __init__(self, *, warps: Mapping[str, Warp], warping: WarpSettings, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.warps, self.warping = list(warps.values()), warping
+        last = len(self.backbone.alphas_cumprod) - 1
+        if not self.warps or not all(0 <= t <= last for t in warping.judged_at):
+            raise ValueError(
+                f"editor.warps needs a warp, and method.judged_at timesteps from 0 to {last}, "
+                f"found {list(warps)} and {list(warping.judged_at)}"
+            )
+
+    def _edit(self, samples: Sequence[DragSample], seed: int, phases: Phases) -> list[Edit]:
+        """The method's table of contents."""
+        canvas = self._canvas(samples)
+        self._check_radius(canvas)
+        backbone, times = self.backbone, self.times
+        reset_peak_memory(backbone.device)
+
+        adapters = self.adapt(backbone, samples, phases)
+        text = backbone.embed([sample.prompt for sample in samples])
+        pairs = Pairs.of(samples, canvas, self.grid_rounding, backbone.device)
+
+        with backbone.adapted(adapters):
+            with phases("invert", 1) as advance:
+                denoising = self._start(samples, seed, text, canvas)
+                advance()
+
+            dragged = [] if denoising.likely.all() else self._dragged
+            with phases("reference", len(dragged)) as advance:
+                references = self._references(denoising, dragged, pairs, canvas, advance)
+
+            with phases("drag", sum(self.schedule)):
+                unedited = denoising.noisy(denoising.source, 0)
+                parts = denoising.mask, pairs, references, denoising, canvas, phases
+                drag = self._drag(unedited, *parts)
+
+            z_0 = self._denoise(
+                denoising,
+                drag.unedited,
+                drag.z.detach().to(backbone.device),
+                range(drag.step, len(times.descending)),
+                drag.last_dragged,
+                canvas,
+                phases,
+            )
+
+        images = self._composed(samples, self._decode(z_0, canvas, phases), canvas)
+        memory = peak_memory(backbone.device)
+        return [
+            Edit(image, trajectory.handles, trajectory, dict(phases.seconds), memory)
+            for image, trajectory in zip(images, drag.trajectories, strict=True)
+        ]
+
+    @property
+    def _dragged(self) -> list[int]:
+        """The denoising steps that have drag operations."""
+        return [step for step, count in enumerate(self.schedule) if count]
+
+    def _start(
+        self, samples: Sequence[DragSample], seed: int, text: Tensor, canvas: Canvas
+    ) -> HeldDenoising:
+        """Warp, choose a warp for each sample, and say how long it is held."""
+        backbone, masks = self.backbone, self._masks(samples, canvas)
+        pictures, holes = self._candidates(samples, masks, canvas)
+        z_0 = backbone.encode(pictures)[0].unflatten(0, (len(samples), -1))
+        mask = latent_mask(masks, canvas.grid, z_0.shape[-2:]).to(z_0)
+        eps = torch.stack(
+            [
+                torch.randn(z_0.shape[2:], generator=generator(seed, "warped_drag", sample.name))
+                for sample in samples
+            ]
+        ).to(z_0)
+
+        judged_at, times = self.warping.judged_at, self.times
+        found = surprise(backbone, z_0, eps, text, times, judged_at, mask)
+        best = found[:, 1:].argmin(dim=1) + 1
+        chosen = torch.arange(len(samples), device=best.device), best
+        likely = found[chosen] <= self.warping.likely * found[:, 0]
+
+        held = torch.where(likely, self.warping.held_likely, self.warping.held_unlikely)
+        cells = functional.max_pool2d(holes, backbone.pixels_per_latent)
+        free = cells.unflatten(0, (len(samples), -1)).to(z_0)[chosen] > 0
+        until = torch.where(free, 0.0, held[:, None, None, None].to(z_0))
+        return HeldDenoising(
+            backbone=backbone,
+            text=text,
+            times=times,
+            attention=self.attention,
+            source=z_0[:, 0],
+            warped=z_0[chosen],
+            eps=eps,
+            mask=mask,
+            until=until,
+            likely=likely.cpu(),
+        )
+
+    def _candidates(
+        self, samples: Sequence[DragSample], masks: Float[Tensor, "b 1 ph pw"], canvas: Canvas
+    ) -> tuple[Float[Tensor, "bk 3 ph pw"], Float[Tensor, "bk 1 ph pw"]]:
+        """On the canvas each source before its warps, and where nothing came to: 1, else 0."""
+        pictures, holes = [], []
+        for sample, mask in zip(samples, canvas.crop(masks)[:, 0] > 0, strict=True):
+            pictures.append(sample.image)
+            holes.append(torch.zeros_like(mask))
+            for warp in self.warps:
+                picture, hole = warp(sample.image, mask, sample.handles, sample.targets)
+                pictures.append(picture)
+                holes.append(hole)
+        return canvas.pad(torch.stack(pictures)), canvas.pad(torch.stack(holes)[:, None].float())
+
+    def _references(
+        self,
+        denoising: HeldDenoising,
+        steps: Sequence[int],
+        pairs: Pairs,
+        canvas: Canvas,
+        advance: Callable[[], object],
+    ) -> dict[int, Reference]:
+        """What the dragged steps read of the noisy source."""
+        kept = {}
+        for step in steps:
+            z, t = denoising.noisy(denoising.source, step), self.times.descending[step]
+            parts = pairs, canvas, self.supervision.r1
+            kept[step] = reference_at(self.backbone, z, t, denoising.text, self.times, *parts)
+            advance()
+        return kept
 
     def _optimization(self, **parts: Any) -> DragOptimization:
-        return WarpedOptimization(pixels_per_latent=self.backbone.pixels_per_latent, **parts)
+        return WarpedOptimization(**parts)
+
+    def _composed(
+        self, samples: Sequence[DragSample], images: Images, canvas: Canvas
+    ) -> Float[Tensor, "b 3 height width"]:
+        """The edit inside the mask, the source outside it; of an absent mask all is inside."""
+        inside = soft_inside(canvas.crop(self._masks(samples, canvas)), self.warping.edge)
+        source = torch.stack([sample.image for sample in samples])
+        return torch.where(inside > 0, source + inside * (images - source), source)

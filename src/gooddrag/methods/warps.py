@@ -1,0 +1,178 @@
+"""Where a picture's points go when some of them are dragged: smooth warps inside a mask.
+
+Three of them, since a few pairs do not say what hangs together: what the mask frees is a `Sheet` of
+rubber whose rim is fixed, or one stiff `Piece`, or only what lies near the handles is such a piece.
+
+All are maps back, from where a point of the warped picture is to where it comes from. Places are
+(x, y) in pixels, whose centres are whole numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from gooddrag.methods.fields import distance_to, lattice, rigid, spacing, spline, upsampled
+
+Picture = Float[Tensor, "3 h w"]
+Mask = Bool[Tensor, "h w"]
+Points = Float[Tensor, "n 2"]
+
+
+def size_of(mask: Mask) -> tuple[int, int]:
+    """(height, width)."""
+    return mask.shape[0], mask.shape[1]
+
+
+def connected(mask: Mask) -> Int[Tensor, "h w"]:
+    """The mask's connected parts (by sides or corners), each with its own number; 0 outside."""
+    places = torch.arange(1, mask.numel() + 1, dtype=torch.float64).view(mask.shape)
+    labels, before = places * mask, None
+    while before is None or not torch.equal(before, labels):
+        before = labels
+        for _ in range(16):
+            labels = functional.max_pool2d(labels[None], 3, stride=1, padding=1)[0] * mask
+    return labels.long()
+
+
+def taken(picture: Picture, where: Float[Tensor, "h w 2"]) -> Picture:
+    """The picture's colours at places, bicubic; beyond its border those of the border."""
+    height, width = picture.shape[1:]
+    unit = (where + 0.5) / where.new_tensor([width, height]) * 2 - 1
+    grid = unit.to(picture)[None]
+    colours = functional.grid_sample(
+        picture[None], grid, mode="bicubic", padding_mode="border", align_corners=False
+    )
+    return colours[0].clamp(0, 1)
+
+
+def inside(region: Mask, where: Float[Tensor, "h w 2"]) -> Mask:
+    """Which places lie in a region of the picture."""
+    height, width = region.shape
+    x, y = where.round().long().unbind(-1)
+    there = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return there & region[y.clamp(0, height - 1), x.clamp(0, width - 1)]
+
+
+def filled(picture: Picture, unknown: Mask) -> Picture:
+    """Unknown pixels from the known ones round them, by ever coarser scales."""
+    known = (~unknown)[None].to(picture)
+    if known.all() or not known.any():
+        return picture
+    coarse, weight = (functional.avg_pool2d(x, 2, ceil_mode=True) for x in (picture * known, known))
+    mean = torch.where(weight > 0, coarse / weight.clamp(min=1e-6), 0.0)
+    beyond = filled(mean, weight[0] == 0)
+    fine = functional.interpolate(beyond[None], picture.shape[1:], mode="bilinear")[0]
+    return torch.where(unknown, fine, picture)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """The masked part as a sheet of rubber: handles and pins pull it, its rim is fixed.
+
+    Attributes:
+        lattice: places along the picture's shorter side at which the warp is calculated.
+        rim: points along the rim, as close as this many along the shorter side.
+    """
+
+    lattice: int
+    rim: int
+
+    def __call__(
+        self, picture: Picture, mask: Mask, handles: Points, targets: Points
+    ) -> tuple[Picture, Mask]:
+        """The warped picture, and the pixels of it that nothing came to: none here."""
+        size = size_of(mask)
+        coarse = spacing(size, self.lattice)
+        handles, targets, at = handles.double(), targets.double(), lattice(size, coarse)
+        rim = self._rim(mask)
+        centres = torch.cat((targets, rim))
+        values = torch.cat((handles - targets, torch.zeros_like(rim)))
+        field = spline(centres, values, at.flatten(0, 1)).view_as(at)
+        back = lattice(size, 1) + upsampled(field, coarse, size)
+        return torch.where(mask, taken(picture, back), picture), torch.zeros_like(mask)
+
+    def _rim(self, mask: Mask) -> Points:
+        """Points just outside the mask; of one that leaves nothing out, the picture's corners."""
+        size = size_of(mask)
+        coarse = spacing(size, self.rim)
+        cells = functional.max_pool2d(mask[None].float(), coarse, ceil_mode=True)
+        ring = (functional.max_pool2d(cells, 3, stride=1, padding=1) > 0) & (cells == 0)
+        if ring.any():
+            return lattice(size, coarse)[ring[0]]
+        corners = [(x, y) for x in (0, size[1] - 1) for y in (0, size[0] - 1)]
+        return torch.tensor(corners, dtype=torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """The masked part as a stiff piece: it shifts and turns with the handles, and leaves a hole.
+
+    Each connected part of the mask follows the pairs in it. What would come from beyond it, or
+    leave it, does not.
+
+    Attributes:
+        lattice: places along the picture's shorter side at which the warp is calculated.
+        reach: how far from the handles the piece goes, as part of the picture's shorter side, or
+            half the handles' greatest distance if that is more; it then fades out over the same
+            length again. None: to the mask's border.
+
+    Raises:
+        ValueError: a reach that is not above 0.
+    """
+
+    lattice: int
+    reach: float | None
+
+    def __post_init__(self) -> None:
+        if self.reach is not None and self.reach <= 0:
+            raise ValueError(f"method.reach must be above 0, found {self.reach}")
+
+    def __call__(
+        self, picture: Picture, mask: Mask, handles: Points, targets: Points
+    ) -> tuple[Picture, Mask]:
+        """The warped picture, and the pixels of it that something left and nothing came to."""
+        parts, (height, width) = self._parts(mask), size_of(mask)
+        x, y = handles.round().long().unbind(-1)
+        owner = parts[y.clamp(0, height - 1), x.clamp(0, width - 1)]
+        moving = (handles != targets).any(dim=1)
+        warped, hole = picture, torch.zeros_like(mask)
+        for part in owner[moving].unique():
+            own = owner == part
+            region = parts == part if part else mask  # a handle outside moves all
+            start, end = handles[own].double(), targets[own].double()
+            forth = self._map(mask, start, end, moving[own])
+            back = self._map(mask, end, start, moving[own])
+            comes = region & inside(region, back)
+            shift = (forth - lattice((height, width), 1)).norm(dim=-1)
+            leaves = region & inside(region, forth) & (shift > 1)
+            warped = torch.where(comes, taken(picture, back), warped)
+            hole = hole | (leaves & ~comes)
+        return filled(warped, hole), hole
+
+    def _parts(self, mask: Mask) -> Int[Tensor, "h w"]:
+        """`connected`, of blocks of pixels."""
+        (height, width), coarse = size_of(mask), spacing(size_of(mask), self.lattice)
+        blocks = functional.max_pool2d(mask[None].float(), coarse, ceil_mode=True)[0] > 0
+        parts = connected(blocks).repeat_interleave(coarse, 0).repeat_interleave(coarse, 1)
+        return parts[:height, :width] * mask
+
+    def _map(
+        self, mask: Mask, start: Points, end: Points, moving: Bool[Tensor, " n"]
+    ) -> Float[Tensor, "h w 2"]:
+        """Where each pixel goes when the points go from start to end."""
+        size = size_of(mask)
+        coarse = spacing(size, self.lattice)
+        places = lattice(size, coarse)
+        at = places.flatten(0, 1)
+        field = rigid(at, start, end) - at
+        if self.reach is not None:
+            held = start[moving]
+            reach = max(self.reach * min(size), float(torch.cdist(held, held).max()) / 2)
+            near = (2 - distance_to(held, at) / reach).clamp(0, 1)
+            field = field * (near.square() * (3 - 2 * near))[:, None]  # smooth at both ends
+        return lattice(size, 1) + upsampled(field.view_as(places), coarse, size)
