@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gooddrag.methods.fields import distance_to, lattice, rigid, spline, upsampled
+from gooddrag.methods.fields import distance_to, lattice, rigid, spline, upsampled, within
 from gooddrag.methods.warps import Piece, Sheet, connected, filled, inside, taken
 
 SIZE = (96, 128)
@@ -49,6 +49,19 @@ class TestFields:
             fine = upsampled(lattice(SIZE, spacing), spacing, SIZE)
             inner = (slice(spacing, -spacing),) * 2
             torch.testing.assert_close(fine[inner], lattice(SIZE, 1)[inner])
+
+    def test_a_field_within_a_mask(self) -> None:
+        """It is asked for near the mask alone, and is what the places all over would give."""
+        mask, asked = box(20, 45, 30, 77), []
+
+        def field(at: torch.Tensor) -> torch.Tensor:
+            asked.append(len(at))
+            return (at / 20).sin()
+
+        for coarse in (1, 2, 3):
+            everywhere = upsampled((lattice(SIZE, coarse) / 20).sin(), coarse, SIZE)
+            assert torch.equal(within(mask, coarse, field)[mask], everywhere[mask])
+            assert asked[-1] < mask.sum() / coarse**2 * 1.6
 
     def test_a_spline_takes_its_values_and_keeps_what_is_affine(self) -> None:
         centres = torch.rand(7, 2, generator=torch.Generator().manual_seed(0)).double() * 90

@@ -6,10 +6,11 @@ lattice and made finer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations_with_replacement
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -41,6 +42,25 @@ def upsampled(
     rows = field.permute(2, 0, 1)[None]
     fine = functional.interpolate(rows, scale_factor=spacing, mode="bilinear")
     return fine[0, :, : size[0], : size[1]].permute(1, 2, 0)
+
+
+def within(
+    mask: Bool[Tensor, "h w"], coarse: int, field: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "h w 2"]:
+    """A field at every pixel of a mask, from its values at the places of a lattice.
+
+    Args:
+        mask: where it is asked for; elsewhere it means nothing.
+        coarse: pixels between the places.
+        field: of places (k, 2).
+    """
+    size = (mask.shape[0], mask.shape[1])
+    touched = functional.max_pool2d(mask[None].float(), coarse, ceil_mode=True)
+    needed = functional.max_pool2d(touched, 3, stride=1, padding=1)[0] > 0  # bilinear: the next too
+    places = lattice(size, coarse)
+    values = torch.zeros_like(places)
+    values[needed] = field(places[needed])
+    return upsampled(values, coarse, size)
 
 
 def spline(centres: Points, values: Points, at: Float[Tensor, "k 2"]) -> Float[Tensor, "k 2"]:

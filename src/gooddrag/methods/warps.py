@@ -10,13 +10,14 @@ All are maps back, from where a point of the warped picture is to where it comes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from gooddrag.methods.fields import distance_to, lattice, rigid, spacing, spline, upsampled
+from gooddrag.methods.fields import distance_to, lattice, rigid, spacing, spline, within
 
 Picture = Float[Tensor, "3 h w"]
 Mask = Bool[Tensor, "h w"]
@@ -29,14 +30,35 @@ def size_of(mask: Mask) -> tuple[int, int]:
 
 
 def connected(mask: Mask) -> Int[Tensor, "h w"]:
-    """The mask's connected parts (by sides or corners), each with its own number; 0 outside."""
-    places = torch.arange(1, mask.numel() + 1, dtype=torch.float64).view(mask.shape)
-    labels, before = places * mask, None
-    while before is None or not torch.equal(before, labels):
+    """The mask's connected parts (by sides or corners), each with its own number; 0 outside.
+
+    Every cell takes the largest number near it, whole runs of a row or a column at a time.
+    """
+    labels = torch.arange(1, mask.numel() + 1).view(mask.shape) * mask
+    rows, columns, before = runs(mask), runs(mask.T), torch.zeros_like(labels)
+    while not torch.equal(before, labels):
         before = labels
-        for _ in range(16):
-            labels = functional.max_pool2d(labels[None], 3, stride=1, padding=1)[0] * mask
-    return labels.long()
+        near = functional.max_pool2d(labels[None].double(), 3, stride=1, padding=1)[0]
+        labels = largest(near.long() * mask, rows)
+        labels = largest(labels.T, columns).T
+    return labels
+
+
+def runs(mask: Mask) -> Int[Tensor, "h w"]:
+    """A number for each run of the mask in a row; 0 outside.
+
+    >>> runs(torch.tensor([[1, 1, 0, 1], [1, 0, 0, 1]]).bool()).tolist()
+    [[1, 1, 0, 2], [3, 0, 0, 4]]
+    """
+    begins = mask & ~functional.pad(mask, (1, 0))[:, :-1]
+    return begins.flatten().cumsum(0).view(mask.shape) * mask
+
+
+def largest(labels: Int[Tensor, "h w"], runs: Int[Tensor, "h w"]) -> Int[Tensor, "h w"]:
+    """To each cell the largest label of its run."""
+    flat = runs.flatten()
+    most = labels.new_zeros(int(flat.max()) + 1)
+    return most.scatter_reduce(0, flat, labels.flatten(), "amax")[flat].view(labels.shape)
 
 
 def taken(picture: Picture, where: Float[Tensor, "h w 2"]) -> Picture:
@@ -86,14 +108,12 @@ class Sheet:
         self, picture: Picture, mask: Mask, handles: Points, targets: Points
     ) -> tuple[Picture, Mask]:
         """The warped picture, and the pixels of it that nothing came to: none here."""
-        size = size_of(mask)
-        coarse = spacing(size, self.lattice)
-        handles, targets, at = handles.double(), targets.double(), lattice(size, coarse)
-        rim = self._rim(mask)
+        size, rim = size_of(mask), self._rim(mask)
+        handles, targets = handles.double(), targets.double()
         centres = torch.cat((targets, rim))
         values = torch.cat((handles - targets, torch.zeros_like(rim)))
-        field = spline(centres, values, at.flatten(0, 1)).view_as(at)
-        back = lattice(size, 1) + upsampled(field, coarse, size)
+        field = within(mask, spacing(size, self.lattice), partial(spline, centres, values))
+        back = lattice(size, 1) + field
         return torch.where(mask, taken(picture, back), picture), torch.zeros_like(mask)
 
     def _rim(self, mask: Mask) -> Points:
@@ -145,11 +165,11 @@ class Piece:
             own = owner == part
             region = parts == part if part else mask  # a handle outside moves all
             start, end = handles[own].double(), targets[own].double()
-            forth = self._map(mask, start, end, moving[own])
-            back = self._map(mask, end, start, moving[own])
+            here = lattice((height, width), 1)
+            forth = self._field(mask, start, end, moving[own])
+            back = here + self._field(mask, end, start, moving[own])
             comes = region & inside(region, back)
-            shift = (forth - lattice((height, width), 1)).norm(dim=-1)
-            leaves = region & inside(region, forth) & (shift > 1)
+            leaves = region & inside(region, here + forth) & (forth.square().sum(dim=-1) > 1)
             warped = torch.where(comes, taken(picture, back), warped)
             hole = hole | (leaves & ~comes)
         return filled(warped, hole), hole
@@ -161,18 +181,18 @@ class Piece:
         parts = connected(blocks).repeat_interleave(coarse, 0).repeat_interleave(coarse, 1)
         return parts[:height, :width] * mask
 
-    def _map(
+    def _field(
         self, mask: Mask, start: Points, end: Points, moving: Bool[Tensor, " n"]
     ) -> Float[Tensor, "h w 2"]:
-        """Where each pixel goes when the points go from start to end."""
-        size = size_of(mask)
-        coarse = spacing(size, self.lattice)
-        places = lattice(size, coarse)
-        at = places.flatten(0, 1)
-        field = rigid(at, start, end) - at
-        if self.reach is not None:
-            held = start[moving]
-            reach = max(self.reach * min(size), float(torch.cdist(held, held).max()) / 2)
+        """How far each pixel of the mask goes when the points go from start to end."""
+        side, held = min(size_of(mask)), start[moving]
+
+        def field(at: Float[Tensor, "k 2"]) -> Float[Tensor, "k 2"]:
+            moved = rigid(at, start, end) - at
+            if self.reach is None:
+                return moved
+            reach = max(self.reach * side, float(torch.cdist(held, held).max()) / 2)
             near = (2 - distance_to(held, at) / reach).clamp(0, 1)
-            field = field * (near.square() * (3 - 2 * near))[:, None]  # smooth at both ends
-        return lattice(size, 1) + upsampled(field.view_as(places), coarse, size)
+            return moved * (near.square() * (3 - 2 * near))[:, None]  # smooth at both ends
+
+        return within(mask, spacing(size_of(mask), self.lattice), field)
