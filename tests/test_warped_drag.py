@@ -57,18 +57,18 @@ class TestSurprise:
     def test_it_is_the_error_of_the_predicted_noise_inside_the_mask(
         self, backbone64: StableDiffusion
     ) -> None:
-        z_0, eps = torch.randn(2, 3, 4, 8, 8).double(), torch.randn(2, 4, 8, 8).double()
+        z_0, eps = torch.randn(2, 3, 4, 8, 8).double(), torch.randn(2, 2, 4, 8, 8).double()
         text, mask = backbone64.embed(["", "a cat"]), torch.zeros(2, 1, 8, 8)
         mask[..., :5] = 1
         times = Timesteps(backbone64.alphas_cumprod, 10, 1.0)
         found = surprise(backbone64, z_0, eps, text, times, [100, 500], mask)
         alone = 0
-        for t in (100, 500):
-            z_t = noised(z_0[1, 2:], eps[1:], times.alpha(t))
-            error = backbone64.noise(z_t, t, text[1:]).detach() - eps[1:]
+        for i, t in enumerate((100, 500)):
+            z_t = noised(z_0[1, 2:], eps[1:, i], times.alpha(t))
+            error = backbone64.noise(z_t, t, text[1:]).detach() - eps[1:, i]
             alone = alone + error[..., :5].square().sum()
         torch.testing.assert_close(found[1, 2], alone)
-        nowhere = surprise(backbone64, z_0, eps, text, times, [100], 0 * mask)
+        nowhere = surprise(backbone64, z_0, eps, text, times, [100, 500], 0 * mask)
         assert torch.equal(nowhere, torch.zeros(2, 3).double())
 
     def test_a_picture_is_likelier_than_what_is_none(self) -> None:
@@ -80,7 +80,7 @@ class TestSurprise:
         torn = picture.unflatten(-1, (16, 16))[..., order, :].flatten(-2)
         noise = torch.rand(picture.shape, generator=generator)
         z_0 = backbone.encode(torch.cat((picture, torn, noise)))[0][None]
-        eps = torch.randn(1, *z_0.shape[2:], generator=generator)
+        eps = torch.randn(1, 1, *z_0.shape[2:], generator=generator)
         times = Timesteps(backbone.alphas_cumprod, 25, 0.6)
         text, everywhere = backbone.embed([""]), torch.ones(1, 1, *z_0.shape[-2:])
         found = surprise(backbone, z_0, eps, text, times, [201], everywhere)[0].tolist()

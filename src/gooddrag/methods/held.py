@@ -32,7 +32,7 @@ def noised(z_0: Latent, eps: Latent, a: Float[Tensor, ""]) -> Latent:
 def surprise(
     backbone: Backbone,
     z_0: Float[Tensor, "b k c h w"],
-    eps: Latent,
+    eps: Float[Tensor, "b t c h w"],
     text: Float[Tensor, "b tokens d"],
     times: Timesteps,
     judged_at: Sequence[int],
@@ -41,10 +41,19 @@ def surprise(
     """How badly the model tells the noise from each of k pictures, inside the mask.
 
     The diffusion loss, with the same noise for all k: it is the lower the likelier a picture is.
+
+    Args:
+        backbone: the model.
+        z_0: the pictures' latents.
+        eps: a noise for each timestep, so that chance has less of a say.
+        text: embeddings of the prompts.
+        times, judged_at: the timesteps.
+        mask: at latent size.
     """
-    flat, noise = z_0.flatten(0, 1), eps.repeat_interleave(z_0.shape[1], dim=0)
+    flat = z_0.flatten(0, 1)
     total = torch.zeros_like(flat)
-    for t in judged_at:
+    for t, one in zip(judged_at, eps.unbind(1), strict=True):
+        noise = one.repeat_interleave(z_0.shape[1], dim=0)
         z_t = noised(flat, noise, times.alpha(t))
         total = total + (backbone.noise(z_t, t, text) - noise).square()
     return (total.view_as(z_0) * mask[:, None]).flatten(2).sum(dim=2)

@@ -166,15 +166,9 @@ class WarpedDrag(LatentDrag):
         pictures, holes = self._candidates(samples, masks, canvas)
         z_0 = backbone.encode(pictures)[0].unflatten(0, (len(samples), -1))
         mask = latent_mask(masks, canvas.grid, z_0.shape[-2:]).to(z_0)
-        eps = torch.stack(
-            [
-                torch.randn(z_0.shape[2:], generator=generator(seed, "warped_drag", sample.name))
-                for sample in samples
-            ]
-        ).to(z_0)
-
         judged_at, times = self.warping.judged_at, self.times
-        found = surprise(backbone, z_0, eps, text, times, judged_at, mask)
+        eps = self._noise(samples, seed, (1 + len(judged_at), *z_0.shape[2:])).to(z_0)
+        found = surprise(backbone, z_0, eps[:, 1:], text, times, judged_at, mask)
         best = found[:, 1:].argmin(dim=1) + 1
         chosen = torch.arange(len(samples), device=best.device), best
         likely = found[chosen] <= self.warping.likely * found[:, 0]
@@ -190,11 +184,18 @@ class WarpedDrag(LatentDrag):
             attention=self.attention,
             source=z_0[:, 0],
             warped=z_0[chosen],
-            eps=eps,
+            eps=eps[:, 0],
             mask=mask,
             until=until,
             likely=likely.cpu(),
         )
+
+    def _noise(
+        self, samples: Sequence[DragSample], seed: int, shape: Sequence[int]
+    ) -> Float[Tensor, "b ..."]:
+        """Each sample's own, by seed and name."""
+        draws = (generator(seed, "warped_drag", sample.name) for sample in samples)
+        return torch.stack([torch.randn(*shape, generator=draw) for draw in draws])
 
     def _candidates(
         self, samples: Sequence[DragSample], masks: Float[Tensor, "b 1 ph pw"], canvas: Canvas
