@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from jaxtyping import Bool, Float
@@ -94,6 +94,7 @@ class StableDiffusion:
         self.adapters = AdapterBank(self.unet, gradient_scale=1 / self._gradient_scale)
         self._attention = attention.MutualLayers(self.unet)
         self._features: Tensor | None = None
+        self._planned: set[int] = set()  # batches
         if not 0 <= feature_block < len(self.unet.up_blocks):
             raise ValueError(
                 f"backbone.feature_block must lie between 0 and {len(self.unet.up_blocks) - 1}, "
@@ -124,16 +125,37 @@ class StableDiffusion:
 
         At the size that the model is made for: some are read, or planned, for large maps alone.
         """
-        picture = torch.zeros(1, 3, self.resolution, self.resolution)
-        z = self.encode(picture)[0]
+        z = self.encode(torch.zeros(1, 3, self.resolution, self.resolution))[0]
         self.decode(z)
-        leaf = z.to(self.dtype).requires_grad_()
-        text = self.embed([""])
-        with torch.enable_grad():
-            output, features = self._unet_pass(leaf, self._timesteps[0], text)
-        torch.autograd.grad(output.sum() + features.sum(), leaf)
-        del output, features
+        self.plan(1)
+        for batch in (1, 2):  # to invert; to denoise an unedited latent and an edited one
+            self._try(batch, gradient=False)
+        with self.mutual_attention(torch.tensor([True]), start_layer=0):
+            self._try(2, gradient=False)
         torch.cuda.empty_cache()
+
+    def plan(self, batch: int) -> None:
+        """Let cuDNN plan attention with gradients now, for a batch at the model's own size.
+
+        It plans for every shape, which takes longer than the first steps of an edit. Nothing
+        happens where passes are not recorded.
+        """
+        if self._graphs is not None and not self.engine.compile and batch not in self._planned:
+            self._planned.add(batch)
+            with suppress(torch.cuda.OutOfMemoryError):  # an edit may do with less
+                self._try(batch, gradient=True)
+            torch.cuda.empty_cache()
+
+    def _try(self, batch: int, gradient: bool) -> None:
+        """A pass that nobody needs the result of."""
+        side = self.resolution // self.pixels_per_latent
+        size = (batch, self.unet.config.in_channels, side, side)
+        z = torch.zeros(size, device=self.device, dtype=self.dtype, requires_grad=gradient)
+        with torch.set_grad_enabled(gradient):
+            text = self.embed([""]).repeat(batch, 1, 1)
+            output, features = self._unet_pass(z, self._timesteps[0], text)
+        if gradient:
+            torch.autograd.grad(output.sum() + features.sum(), z)
 
     def fingerprint(self) -> str:
         """A checksum of the weights that a LoRA is trained against.

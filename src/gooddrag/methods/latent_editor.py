@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gooddrag import ddim
+from gooddrag.adapt import LoraAdapter
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.denoising import PairedDenoising, decode_one
@@ -49,6 +50,8 @@ class LatentEditor(Editor):
         if empty_mask not in ("free", "frozen"):
             raise ValueError(f"empty_mask must be free or frozen, found {empty_mask!r}")
         Canvas.of((64, 64), backbone.pixels_per_latent, fit)  # refuses before minutes of adaptation
+        if isinstance(adapt, LoraAdapter):
+            backbone.plan(adapt.settings.batch_size)
 
     def _attempt(self, samples: Sequence[DragSample], seed: int, phases: Phases) -> list[Edit]:
         """Edit; when the device runs out of memory, once more with the low-memory setting."""
