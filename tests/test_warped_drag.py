@@ -209,6 +209,11 @@ class TestEdits:
         assert torch.equal(edit.image, free.image)
         assert (edit.image != sample.image).float().mean() > 0.9
 
+    def test_a_frozen_picture(self, tiny_folder: Path) -> None:
+        sample = make_sample(seed=1, mask=False)
+        edit = editor(tiny_folder, "method.empty_mask=frozen")([sample])[0]
+        assert torch.equal(edit.image, sample.image)
+
     def test_it_is_of_seed_and_name(self, tiny_folder: Path) -> None:
         made, sample = editor(tiny_folder, "method.K=0"), make_sample(seed=1)
         one, again, other = (made([sample], seed=seed)[0].image for seed in (0, 0, 1))

@@ -7,8 +7,8 @@ This project's own. The walk of an edit:
 2. Picture and warp get the same noise. In every step from there on the latent is the noisy source's
    outside the mask, and for a while the noisy warp's inside it, holes excepted: long if the warp is
    likely, briefly if it is not. Then the model has its way, its attention on the source.
-3. An unlikely warp is mended by GoodDrag's alternation as soon as it is let go: the loss asks for
-   the original patches at the targets from the first drag operation on.
+3. An unlikely warp is mended by GoodDrag's alternation once it is let go: the loss asks for the
+   original patches at the targets from the first drag operation on.
 4. Outside the mask the picture is the source's, to the bit.
 """
 
@@ -29,7 +29,7 @@ from gooddrag.geometry import Canvas, latent_mask
 from gooddrag.memory import peak_memory, reset_peak_memory
 from gooddrag.methods.held import HeldDenoising, soft_inside, surprise
 from gooddrag.methods.latent_drag import LatentDrag
-from gooddrag.reference import Pairs, Reference, reference_at
+from gooddrag.reference import Pairs, reference_at
 from gooddrag.seeding import generator
 from gooddrag.types import DragSample, Edit, Tracking
 
@@ -76,11 +76,13 @@ class WarpedOptimization(DragOptimization):
 
     Args:
         denoising: of the batch.
+        schedule: as given; if all are likely there is none.
         parts: see `DragOptimization`.
     """
 
-    def __init__(self, *, denoising: HeldDenoising, **parts: Any) -> None:
-        super().__init__(denoising=denoising, **parts)
+    def __init__(self, *, denoising: HeldDenoising, schedule: Sequence[int], **parts: Any) -> None:
+        needed = [] if denoising.likely.all() else schedule
+        super().__init__(denoising=denoising, schedule=needed, **parts)
         with torch.no_grad():
             self.z.copy_(denoising.noisy(denoising.warped, 0))
         self.handles = self.pairs.targets.clone()
@@ -94,6 +96,8 @@ class WarpedOptimization(DragOptimization):
 
 class WarpedDrag(LatentDrag):
     """Warp, choose, noise; drag and denoise alternately; decode.
+
+    Each sample's noise is its own, by the call's seed and its name.
 
     Args:
         warps: ways to warp a picture, by name; see warps.py.
@@ -127,14 +131,7 @@ class WarpedDrag(LatentDrag):
                 denoising = self._start(samples, seed, text, canvas)
                 advance()
 
-            dragged = [] if denoising.likely.all() else self._dragged
-            with phases("reference", len(dragged)) as advance:
-                references = self._references(denoising, dragged, pairs, canvas, advance)
-
-            with phases("drag", sum(self.schedule)):
-                unedited = denoising.noisy(denoising.source, 0)
-                parts = denoising.mask, pairs, references, denoising, canvas, phases
-                drag = self._drag(unedited, *parts)
+            drag = self._mend(denoising, pairs, canvas, phases)
 
             z_0 = self._denoise(
                 denoising,
@@ -152,11 +149,6 @@ class WarpedDrag(LatentDrag):
             Edit(image, trajectory.handles, trajectory, dict(phases.seconds), memory)
             for image, trajectory in zip(images, drag.trajectories, strict=True)
         ]
-
-    @property
-    def _dragged(self) -> list[int]:
-        """The denoising steps that have drag operations."""
-        return [step for step, count in enumerate(self.schedule) if count]
 
     def _start(
         self, samples: Sequence[DragSample], seed: int, text: Tensor, canvas: Canvas
@@ -211,22 +203,25 @@ class WarpedDrag(LatentDrag):
                 holes.append(hole)
         return canvas.pad(torch.stack(pictures)), canvas.pad(torch.stack(holes)[:, None].float())
 
-    def _references(
-        self,
-        denoising: HeldDenoising,
-        steps: Sequence[int],
-        pairs: Pairs,
-        canvas: Canvas,
-        advance: Callable[[], object],
-    ) -> dict[int, Reference]:
-        """What the dragged steps read of the noisy source."""
-        kept = {}
-        for step in steps:
-            z, t = denoising.noisy(denoising.source, step), self.times.descending[step]
-            parts = pairs, canvas, self.supervision.r1
-            kept[step] = reference_at(self.backbone, z, t, denoising.text, self.times, *parts)
-            advance()
-        return kept
+    def _mend(
+        self, denoising: HeldDenoising, pairs: Pairs, canvas: Canvas, phases: Phases
+    ) -> DragOptimization:
+        """The drag operations; where no sample needs any, there are no such phases."""
+        unedited = denoising.noisy(denoising.source, 0)
+        if denoising.likely.all() or not self.schedule:
+            return self._drag(unedited, denoising.mask, pairs, {}, denoising, canvas, phases)
+        steps = [step for step, count in enumerate(self.schedule) if count]
+        with phases("reference", len(steps)) as advance:
+            references = {}
+            for step in steps:  # of the noisy source
+                z, t = denoising.noisy(denoising.source, step), self.times.descending[step]
+                parts = denoising.text, self.times, pairs, canvas, self.supervision.r1
+                references[step] = reference_at(self.backbone, z, t, *parts)
+                advance()
+        with phases("drag", sum(self.schedule)):
+            return self._drag(
+                unedited, denoising.mask, pairs, references, denoising, canvas, phases
+            )
 
     def _optimization(self, **parts: Any) -> DragOptimization:
         return WarpedOptimization(**parts)
