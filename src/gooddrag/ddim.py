@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -50,12 +51,12 @@ class Timesteps:
                 f"{self.steps} steps, found {self.strength}"
             )
 
-    @property
+    @cached_property
     def stride(self) -> int:
         """Training timesteps between two steps."""
         return len(self.alphas_cumprod) // self.steps
 
-    @property
+    @cached_property
     def descending(self) -> list[int]:
         """t of the denoising steps, from the inverted latent to the picture."""
         count = round(self.steps * self.strength)

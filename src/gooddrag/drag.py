@@ -135,7 +135,8 @@ class DragOptimization(LightningModule):
         # the handles as they were last read.
         self.owner, self.targets = pairs.sample.cpu(), pairs.targets.cpu()
         self.seen = self.handles.cpu()
-        self.trajectories = [Trajectory(self._pixels(i)) for i in range(len(z_T))]
+        self.pair_counts = self.owner.bincount(minlength=len(z_T)).tolist()
+        self.trajectories = [Trajectory(pixels) for pixels, _ in self._positions()]
         self.stops = Stops(
             self.trajectories,
             self.owner,
@@ -310,10 +311,9 @@ class DragOptimization(LightningModule):
         moved = torch.zeros_like(self.dragging).index_put_(
             (self.owner[pair_moved],), torch.tensor(True)
         )
+        positions = self._positions()
         for i in self.stops.now:
-            tracking = Tracking(
-                self.step, self.t, self.gradient_steps, self._pixels(i), self._grid(i)
-            )
+            tracking = Tracking(self.step, self.t, self.gradient_steps, *positions[i])
             self.trajectories[i].trackings.append(tracking)
         return moved
 
@@ -352,25 +352,28 @@ class DragOptimization(LightningModule):
     def _report(self, samples: list[int], terms: Float[Tensor, "steps 2 b"], z_0: Latent) -> None:
         """Record the operation for each sample that took part."""
         drag, total = terms.permute(1, 2, 0).tolist()
+        positions, t = self._positions(), self.t
         for i in samples:
             done = DragOperation(
                 sample=i,
                 step=self.step,
-                timestep=self.t,
+                timestep=t,
                 k=len(self.trajectories[i].operations) + 1,
                 losses=tuple(total[i]),
                 drag_losses=tuple(drag[i]),
-                handles=self._pixels(i),
+                handles=positions[i][0],
             )
             self.trajectories[i].operations.append(done)
             preview = partial(decode_one, self.backbone, self.canvas, z_0[i : i + 1])
             self.operations.append(replace(done, preview=preview))
 
-    def _pixels(self, sample: int) -> Float[Tensor, "n 2"]:
-        """Positions inside the picture: rounding to the grid may lead one cell beyond it."""
-        height, width = self.canvas.size
-        pixels = self.canvas.to_pixels(self._grid(sample))
-        return torch.minimum(pixels, torch.tensor([width - 1, height - 1], dtype=pixels.dtype))
+    def _positions(self) -> list[tuple[Float[Tensor, "n 2"], Float[Tensor, "n 2"]]]:
+        """Each sample's handles, in pixels and on the grid.
 
-    def _grid(self, sample: int) -> Float[Tensor, "n 2"]:
-        return self.seen[self.owner == sample]
+        In pixels they lie inside the picture: rounding to the grid may lead one cell beyond it.
+        """
+        height, width = self.canvas.size
+        pixels = self.canvas.to_pixels(self.seen)
+        pixels = torch.minimum(pixels, torch.tensor([width - 1, height - 1], dtype=pixels.dtype))
+        parts = (places.split(self.pair_counts) for places in (pixels, self.seen))
+        return list(zip(*parts, strict=True))

@@ -146,8 +146,9 @@ class TemplateOptimization(DragOptimization):
         self.initial = torch.where(of_pair, difference(self.gone), self.initial)
         moved = self._pull_to(self._places(self.gone))
         self.learnt &= ~moved
+        positions = self._positions()
         for i in over.nonzero().flatten().tolist():
-            where = Tracking(self.step, self.t, self.gradient_steps, self._pixels(i), self._grid(i))
+            where = Tracking(self.step, self.t, self.gradient_steps, *positions[i])
             self.trajectories[i].trackings.append(where)
         return torch.zeros_like(over).index_put_((self.owner[moved],), torch.tensor(True))
 

@@ -87,9 +87,8 @@ class WarpedOptimization(DragOptimization):
             self.z.copy_(denoising.noisy(denoising.warped, 0))
         self.handles = self.pairs.targets.clone()
         self.seen = self.handles.cpu()
-        for i, trajectory in enumerate(self.trajectories):
-            put = Tracking(0, self.t, 0, self._pixels(i), self._grid(i))
-            trajectory.trackings.append(put)
+        for i, position in enumerate(self._positions()):
+            self.trajectories[i].trackings.append(Tracking(0, self.t, 0, *position))
             if denoising.likely[i]:
                 self.stops.end(i, "arrived", 0)
 
