@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,14 @@ def test_a_module_without_a_layer_is_noticed(copy: Path) -> None:
     result = lint(copy)
     assert result.returncode == 1
     assert "stray" in result.stdout
+
+
+def test_every_package_is_installed() -> None:
+    """What setup.cfg does not name is missing in all but editable installs."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    named = config["options"]["packages"].split()
+    package = ROOT / "src" / "gooddrag"
+    folders = [package, *(folder.parent for folder in package.rglob("__init__.py"))]
+    found = {".".join(folder.relative_to(ROOT / "src").parts) for folder in folders}
+    assert sorted(named) == sorted(found | {"gooddrag.conf"})

@@ -371,6 +371,16 @@ class TestMethods:
         run, _ = bench(tmp_path, samples_of(1), method_of(tiny_folder, tmp_path), seed=1)
         assert read_record(run.folder_of("s0"))["adapt_cached"] is True
 
+    def test_a_cached_lora_is_no_record_where_each_is_to_be_trained(self, tmp_path, tiny_folder):
+        """Seconds hold the training only then; where the cache is does not matter."""
+
+        run, _ = bench(tmp_path, samples_of(1))
+
+        def key(cache):
+            return replace(run, config={"adapt": {"cache": cache, "steps": 2}}).key
+
+        assert key("here") == key("there") != key(None)
+
     def test_batches_change_no_more_than_rounding(self, tmp_path, tiny_folder):
         words = ["backbone.dtype=float64"]
         runs = [

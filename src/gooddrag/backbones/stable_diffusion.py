@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,7 +23,7 @@ from gooddrag.backbones.precision import (
     choose_dtype,
     scale_gradient,
 )
-from gooddrag.memory import let_segments_grow
+from gooddrag.memory import let_segments_grow, out_of_memory
 
 
 class StableDiffusion:
@@ -125,14 +125,14 @@ class StableDiffusion:
 
         At the size that the model is made for: some are read, or planned, for large maps alone.
         """
-        z = self.encode(torch.zeros(1, 3, self.resolution, self.resolution))[0]
-        self.decode(z)
-        self.plan(1)
-        for batch in (1, 2):  # to invert; to denoise an unedited latent and an edited one
-            self._try(batch, gradient=False)
-        with self.mutual_attention(torch.tensor([True]), start_layer=0):
-            self._try(2, gradient=False)
-        torch.cuda.empty_cache()
+        with self._enough_memory():
+            z = self.encode(torch.zeros(1, 3, self.resolution, self.resolution))[0]
+            self.decode(z)
+            self.plan(1)
+            for batch in (1, 2):  # to invert; to denoise an unedited latent and an edited one
+                self._try(batch, gradient=False)
+            with self.mutual_attention(torch.tensor([True]), start_layer=0):
+                self._try(2, gradient=False)
 
     def plan(self, batch: int) -> None:
         """Let cuDNN plan attention with gradients now, for a batch at the model's own size.
@@ -142,9 +142,18 @@ class StableDiffusion:
         """
         if self._graphs is not None and not self.engine.compile and batch not in self._planned:
             self._planned.add(batch)
-            with suppress(torch.cuda.OutOfMemoryError):  # an edit may do with less
+            with self._enough_memory():
                 self._try(batch, gradient=True)
-            torch.cuda.empty_cache()
+
+    @contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        """Try what an edit may do without, which tells better what to do when memory runs out."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()
 
     def _try(self, batch: int, gradient: bool) -> None:
         """A pass that nobody needs the result of."""

@@ -34,7 +34,8 @@ SMALL, PACKED = ".jpg", "packed"  # in a pack: of pictures, and what its records
 FORMAT = {"format": "gooddrag-bench", "version": 1}
 DONE, FAILED, MISSING = "done", "failed", "missing"
 # Of a method's configuration, what changes no result: where files are kept, what it runs on. (The
-# results that `gooddrag score` reads are known by their label.)
+# results that `gooddrag score` reads are known by their label.) A cache that is null stays: then an
+# edit's seconds hold the training of its LoRA.
 NOT_THE_METHOD = ("cache", "device", "folder")
 # What no edit is made by; the sources of all else are the code's version.
 NOT_THE_EDIT = ("bench", "callbacks", "metrics", "pretrain", "assets", "__pycache__")
@@ -171,9 +172,10 @@ def digest_of(content: object) -> str:
 
 
 def without(settings: Any, keys: Sequence[str]) -> Any:
-    """The settings without these keys, at any depth."""
+    """The settings without what these keys are set to, at any depth; a null stays."""
     if isinstance(settings, Mapping):
-        return {k: without(value, keys) for k, value in settings.items() if k not in keys}
+        kept = {k: value for k, value in settings.items() if k not in keys or value is None}
+        return {k: without(value, keys) for k, value in kept.items()}
     if isinstance(settings, (list, tuple)):
         return [without(value, keys) for value in settings]
     return settings
