@@ -214,6 +214,25 @@ class TestSheet:
         corners = torch.tensor([[0.0, 0], [127, 95]])
         assert (comes_from(out, corners) - corners).norm(dim=1).max() < 0.6
 
+    @pytest.mark.parametrize(
+        "kept", [box(0, 8, 0, 8), box(0, 20, 0, 20), box(0, 96, 0, 8), box(0, 8, 0, 128)]
+    )
+    def test_a_rim_on_one_line(self, kept: torch.Tensor) -> None:
+        """A corner or an edge that the mask leaves out: the picture's corners hold it as well."""
+        for handle in ([[60.0, 50]], [[3.5, 3.5]], [[3.5, 50]], [[60, 3.5]]):
+            handles = torch.tensor(handle)
+            out, _ = WARPS["sheet"](places(), ~kept, handles, handles + torch.tensor([[0, 12]]))
+            corners = torch.tensor([[127.0, 95], [127, 0], [0, 95]])
+            inside = ~kept[corners[:, 1].long(), corners[:, 0].long()]
+            assert torch.isfinite(out).all()
+            assert (comes_from(out, corners) - corners)[inside].norm(dim=1).max() < 0.6
+
+    def test_a_rim_round_the_mask_holds_alone(self) -> None:
+        sheet = Sheet(lattice=48, rim=12)
+        for mask in (box(0, 60, 0, 90), box(10, 60, 20, 90), box(20, 60, 0, 90)):
+            x, y = sheet._rim(mask).long().unbind(-1)
+            assert not mask[y, x].any()
+
 
 class TestPiece:
     def test_one_pair_shifts_all(self) -> None:

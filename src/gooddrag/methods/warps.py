@@ -117,15 +117,18 @@ class Sheet:
         return torch.where(mask, taken(picture, back), picture), torch.zeros_like(mask)
 
     def _rim(self, mask: Mask) -> Points:
-        """Points just outside the mask; of one that leaves nothing out, the picture's corners."""
-        size = size_of(mask)
-        coarse = spacing(size, self.rim)
+        """Points just outside the mask; of one that frees two corners or more, the corners too.
+
+        Such a mask's rim may lie on one line, or all in one corner, where it does not hold a sheet.
+        """
+        (height, width), coarse = size_of(mask), spacing(size_of(mask), self.rim)
         cells = functional.max_pool2d(mask[None].float(), coarse, ceil_mode=True)
         ring = (functional.max_pool2d(cells, 3, stride=1, padding=1) > 0) & (cells == 0)
-        if ring.any():
-            return lattice(size, coarse)[ring[0]]
-        corners = [(x, y) for x in (0, size[1] - 1) for y in (0, size[0] - 1)]
-        return torch.tensor(corners, dtype=torch.float64)
+        rim = lattice((height, width), coarse)[ring[0]]
+        if len(rim) and cells[0][[0, 0, -1, -1], [0, -1, 0, -1]].sum() < 2:
+            return rim
+        corners = [(x, y) for x in (0, width - 1) for y in (0, height - 1)]
+        return torch.cat((rim, rim.new_tensor(corners)))
 
 
 @dataclass(frozen=True, kw_only=True)
