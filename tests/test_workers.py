@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from gooddrag.backbones.shared import sharing
 from gooddrag.bench.records import rows_of
 from gooddrag.bench.runner import Benchmark, run_benchmark
 from gooddrag.bench.tasks import Rules
-from gooddrag.bench.workers import Workers, _done, scored
+from gooddrag.bench.workers import Call, Workers, _done, scored
 from gooddrag.data.dragset import DragSet
 from gooddrag.data.sets import world
 from gooddrag.request import MetricsMaker
@@ -120,11 +121,40 @@ def test_what_was_edited_before_the_end_is_recorded(two, tmp_path):
     assert {row["status"] for row in rows_of(run.folder, run.names)} == {"done"}
 
 
-@pytest.mark.slow
-def test_one_that_was_killed_is_replaced(two):
-    with pytest.raises(Exception, match="terminated abruptly"):
-        two.submit(os.kill, two.submit(os.getpid).result(), signal.SIGKILL).result()
-    assert two.submit(max, 1, 2).result() == 2
+def processes(workers):
+    """Those of the workers, when all wait for something to do."""
+    for call in [workers.submit(time.sleep, 0.5) for _ in range(workers.count)]:
+        call.result()
+    time.sleep(0.2)
+    return list(workers._pool._processes.values())
+
+
+def test_what_a_killed_one_had_to_do_is_done_here(two):
+    processes(two)
+    calls = [two.submit(_killed_there, os.getpid()) for _ in range(3)]
+    assert [call.result() for call in calls] == [os.getpid()] * 3
+    assert two.submit(os.getpid).result() != os.getpid()  # by a new one
+
+
+def _killed_there(here):
+    if os.getpid() != here:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return here
+
+
+# one of two that are idle holds the lock of what there is to do, and cannot give it back
+@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_when_an_idle_one_was_killed_all_end(two, which):
+    before = processes(two)
+    manager = two._pool._executor_manager_thread
+    try:
+        os.kill(before[which].pid, signal.SIGKILL)
+        manager.join(20)
+        assert not manager.is_alive()  # the process would wait for it in the end
+        assert two.submit(max, 1, 2).result() == 2
+    finally:
+        for process in before:
+            process.kill()
 
 
 ORPHANS = """
@@ -156,7 +186,11 @@ def test_none_outlives_a_kill(tmp_path):
 def test_the_jobs_of_a_sweep_read_a_sample_once(two, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        two, "submit", lambda function, *given: asked.append(given[1]) or _done(function, *given)
+        two,
+        "submit",
+        lambda function, *given: (
+            asked.append(given[1]) or Call(_done(partial(function, *given)), None)
+        ),
     )
     with sharing():
         for _ in range(2):

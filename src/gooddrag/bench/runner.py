@@ -13,7 +13,6 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from gooddrag.bench.records import (
     rows_of,
 )
 from gooddrag.bench.tasks import EDIT, SCORE, Rules, Share, Task, task_of
-from gooddrag.bench.workers import MetricsMaker, scored, show, workers_of
+from gooddrag.bench.workers import Call, MetricsMaker, scored, show, workers_of
 from gooddrag.callbacks.output import remove_old
 from gooddrag.callbacks.scalars import edit_summary
 from gooddrag.callbacks.writer import now, trajectory_dict
@@ -50,7 +49,7 @@ from gooddrag.methods.base import Method
 from gooddrag.metrics.score import score
 from gooddrag.types import DragSample, Edit
 
-Scores = Future[dict[str, float]]
+Scores = Call[dict[str, float]]
 
 
 class Benchmark(LightningModule):

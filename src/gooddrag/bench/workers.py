@@ -11,15 +11,18 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -42,6 +45,30 @@ MetricsMaker = Callable[[torch.device], MetricCollection]
 _kept: WeakKeyDictionary[Shelf, dict[tuple[bytes, int], DragSample]] = WeakKeyDictionary()
 
 
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A call that may be under way in another process.
+
+    Attributes:
+        future: what comes of it there.
+        here: makes the same call in this process.
+    """
+
+    future: Future[T]
+    here: Callable[[], T]
+
+    def result(self) -> T:
+        """What it returns, or raises. Lost with a killed process, it is made here.
+
+        That process is no reason why a sample should count as failed: memory ran out, say, while
+        several of them read at a time.
+        """
+        try:
+            return self.future.result()
+        except BrokenProcessPool:
+            return self.here()
+
+
 class Workers:
     """Calls functions in processes of their own, or here if there are none.
 
@@ -58,15 +85,21 @@ class Workers:
         self.count = count
         self._pool = _pool(count) if count else None
 
-    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Call[T]:
         """Call it; its arguments have to be picklable where there are processes."""
+        here = partial(function, *arguments)
         if self._pool is None:
-            return _done(function, *arguments)
+            return Call(_done(here), here)
         try:
-            return self._pool.submit(function, *arguments)
-        except BrokenProcessPool:  # one was killed: what it did is told by its future
+            return Call(self._pool.submit(function, *arguments), here)
+        except BrokenProcessPool:
+            print(
+                "a worker was killed (is memory short?): what it and the others had before them is "
+                "done here, the rest by new ones",
+                file=sys.stderr,
+            )
             self._pool = _pool(self.count)
-            return self._pool.submit(function, *arguments)
+            return Call(self._pool.submit(function, *arguments), here)
 
     def read(self, samples: DragSet, indices: Iterable[int]) -> Iterator[Callable[[], DragSample]]:
         """For each index a function that gives the sample; processes read some ahead."""
@@ -99,11 +132,11 @@ class _Reads:
         found = self.kept.get((self.key, index))
         if found is not None:
             return lambda: found
-        future = self.workers.submit(_packed, self.samples, index)
+        read = self.workers.submit(_packed, self.samples, index)
 
         def unpacked() -> DragSample:
             # as bytes on its way: as tensors each of its parts would be an open file
-            sample: DragSample = pickle.loads(future.result())
+            sample: DragSample = pickle.loads(read.result())
             if len(self.kept) < KEPT:
                 self.kept[self.key, index] = sample
             return sample
@@ -162,20 +195,36 @@ def _packed(samples: DragSet, index: int) -> bytes:
     return pickle.dumps(samples[index])
 
 
-def _done(function: Callable[..., T], *arguments: Any) -> Future[T]:
+def _done(function: Callable[[], T]) -> Future[T]:
     """A future that has its result, or its exception."""
     future: Future[T] = Future()
     try:
-        future.set_result(function(*arguments))
+        future.set_result(function())
     except Exception as error:
         future.set_exception(error)
     return future
 
 
+class _Process(SpawnProcess):
+    """Ends at once where a pool, one of whose processes was killed, ends the others.
+
+    They leave SIGTERM alone (see `_begin`), and may wait for a lock that the killed one held: this
+    process would wait for them for ever.
+    """
+
+    def terminate(self) -> None:
+        """Send SIGKILL."""
+        self.kill()
+
+
+class _Spawning(SpawnContext):
+    """Not forked: a process that has used CUDA, or threads, cannot be."""
+
+    Process = _Process
+
+
 def _pool(count: int) -> Executor:
-    # not forked: a process that has used CUDA, or threads, cannot be
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
+    return ProcessPoolExecutor(count, mp_context=_Spawning(), initializer=_begin)
 
 
 def _begin() -> None:
