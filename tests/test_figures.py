@@ -20,7 +20,12 @@ def summary(label, seconds, error, difference=None, steps=210.0) -> Summary:
     means = {"seconds_total": seconds, "err": error, "gradient_steps": steps}
     made = {k: Interval(v, 0.9 * v, 1.1 * v, 20) for k, v in means.items()}
     differences = {} if difference is None else {"err": Interval(*difference, 20)}
-    return Summary("all", "", label, 20, 20, 1, made, differences)
+    return Summary(
+        *("all", "", label, 20, 20, 1, made, differences),
+        having={},
+        pairs=20,
+        samples=20,
+    )
 
 
 def parsed(figure: str) -> ElementTree.Element:

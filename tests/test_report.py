@@ -202,7 +202,7 @@ class TestFiles:
         ]
         assert (float(row["mean"]), row["n_ok"], row["n_total"]) == (2.0, "4", "4")
         assert float(row["difference_mean"]) == -0.5
-        assert row["difference_samples"] == "3"
+        assert (row["n_number"], row["difference_samples"]) == ("4", "3")
         with open(output / "samples.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == 8
@@ -211,7 +211,7 @@ class TestFiles:
     def test_markdown(self, output):
         text = (output / "report.md").read_text()
         assert "| gooddrag | 3 / 4 | 1 | 2.00 [" in text
-        assert "| paste | 3 | **-0.500** |" in text
+        assert "| paste | 3 / 4 | **-0.500** |" in text
         assert "identity was not run" in text
         assert "1 of 8 results failed" in text
         assert "One seed only" in text
@@ -255,6 +255,50 @@ class TestFiles:
         text = (tmp_path / "report" / "report.md").read_text()
         assert "## made: 4 samples" in text
         assert "## other: 4 samples" in text
+
+
+class TestSurvivors:
+    """A metric may have no number of what is done: the mean of the others says so."""
+
+    NAN = float("nan")
+
+    def made(self, output, *filled, **changes):
+        for method, values, seed in filled:
+            fill(make_run(output, method, seed), values)
+        results, chosen = read_results([output]), settings(show=["err"], **changes)
+        found = tables.summaries(results, chosen)
+        return pages.tables(results, found, chosen), tables.summary_csv({"made": found}, chosen)
+
+    def test_of_means(self, tmp_path):
+        one = ("gooddrag", [0.25, self.NAN, self.NAN, self.NAN], 0)
+        (whole, *_), table = self.made(tmp_path, one, ("paste", [1.0, 2.0, 3.0, None], 0))
+        paste, gooddrag = whole.rows
+        assert gooddrag[3] == pages.Cell("0.250", "(1 of 4)")
+        assert pages.FEWER in whole.note
+        assert paste[3].text == "2.00"
+        assert re.fullmatch(r"\[[\d., ]+\]", paste[3].below)  # of 3 done: the column says that
+        rows = {(r["method"], r["number"]): r for r in csv.DictReader(table.splitlines())}
+        assert (rows["gooddrag", "err"]["n_number"], rows["gooddrag", "err"]["n_ok"]) == ("1", "4")
+
+    def test_of_one_seed(self, tmp_path):
+        runs = [("gooddrag", [1.0] * 4, 0), ("gooddrag", [1.0, 1.0, 1.0, self.NAN], 1)]
+        (whole, *_), _ = self.made(tmp_path, *runs)
+        assert whole.rows[0][3] == pages.Cell("1", "(7 of 8)")
+
+    def test_of_differences(self, tmp_path):
+        ours = ("gooddrag", [1.0, 2.0, 3.0, self.NAN], 0)
+        theirs = ("paste", [0.5, self.NAN, 2.5, 3.0], 0)
+        (_, differences, *_), _ = self.made(tmp_path, ours, theirs)
+        (row,) = differences.rows
+        assert row[1].text == "4 / 4"
+        assert row[2] == pages.Cell("-0.500", "(2 of 4)", "better")
+        assert pages._plain(row[2]) == "**-0.500 (2 of 4)**"
+
+    def test_pairs_are_what_both_have_done(self, tmp_path):
+        runs = ("gooddrag", [1.0, 2.0, None, None], 0), ("paste", [None, 1.0, 2.0, None], 0)
+        (whole, differences, *_), _ = self.made(tmp_path, *runs)
+        assert differences.rows[0][1].text == "1 / 4"
+        assert pages.FEWER not in whole.note
 
 
 class TestWords:

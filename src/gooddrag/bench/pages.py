@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gooddrag.bench.reading import BASELINES, COSTS, Result, labels_of
 from gooddrag.bench.records import DONE, file_name
@@ -17,6 +17,7 @@ TITLES = {
     "gradient_steps": "gradient steps",
 }
 NONE = "-"
+FEWER = " (3 of 4): of 4 that are done 3 have this number."
 SMALL = 1e-3  # below, numbers are written with an exponent
 
 
@@ -66,7 +67,8 @@ def tables(results: Sequence[Result], found: Sequence[Summary], settings: Settin
         Table(
             "All samples",
             f"Means over samples, each sample's over its seeds first, with bootstrap intervals of "
-            f"{level} over samples. ↑ more is better, ↓ less is.",
+            f"{level} over samples. ↑ more is better, ↓ less is."
+            f"{FEWER if any(map(_lacks, whole)) else ''}",
             _header(shown, settings),
             [_means(summary, shown) for summary in whole],
         )
@@ -75,9 +77,10 @@ def tables(results: Sequence[Result], found: Sequence[Summary], settings: Settin
     if compared:
         note = (
             f"Each method minus {settings.against}, over the samples that both have; bold where "
-            f"the interval of {level} leaves out 0 (from {settings.pairs} pairs on)."
+            f"the interval of {level} leaves out 0 (from {settings.pairs} pairs on). Pairs are the "
+            "samples that are done in both."
         )
-        header = ["method", "pairs", *_header(shown, settings)[3:]]
+        header = ["method", "pairs / samples", *_header(shown, settings)[3:]]
         rows = [_differences(summary, shown, settings) for summary in compared]
         made.append(Table(f"Paired differences from {settings.against}", note, header, rows))
     groups = dict.fromkeys((summary.kind, summary.group) for summary in found)
@@ -191,19 +194,35 @@ def _header(numbers: Sequence[str], settings: Settings) -> list[str]:
 
 def _means(summary: Summary, numbers: Sequence[str]) -> list[Cell]:
     counts = [Cell(f"{summary.ok} / {summary.total}"), Cell(str(summary.seeds))]
-    return [Cell(summary.label), *counts, *(_cell(summary.means.get(n)) for n in numbers)]
+    cells = [
+        _counted(_cell(summary.means.get(number)), summary.having.get(number), summary.ok)
+        for number in numbers
+    ]
+    return [Cell(summary.label), *counts, *cells]
+
+
+def _lacks(summary: Summary) -> bool:
+    """Whether some of what is done has no number of a metric."""
+    return any(count != summary.ok for count in summary.having.values())
 
 
 def _differences(summary: Summary, numbers: Sequence[str], settings: Settings) -> list[Cell]:
-    pairs = max(interval.count for interval in summary.differences.values())
     cells = []
     for number in numbers:
         interval = summary.differences.get(number)
         cell = _cell(interval, "+")
         if interval is not None:
-            cell = Cell(cell.text, cell.below, settings.verdict(number, interval))
+            cell = replace(cell, verdict=settings.verdict(number, interval))
+            cell = _counted(cell, interval.count, summary.pairs)
         cells.append(cell)
-    return [Cell(summary.label), Cell(str(pairs)), *cells]
+    return [Cell(summary.label), Cell(f"{summary.pairs} / {summary.samples}"), *cells]
+
+
+def _counted(cell: Cell, count: int | None, of: int) -> Cell:
+    """The cell; where it is about fewer than there are, it says so."""
+    if count is None or count == of:
+        return cell
+    return replace(cell, below=f"{cell.below} ({count} of {of})".strip())
 
 
 def _cell(interval: Interval | None, sign: str = "") -> Cell:

@@ -1,7 +1,8 @@
 """From records to numbers: means, intervals, and differences from one method, sample by sample.
 
 A sample's number is its mean over seeds; means and bootstrap intervals are over samples. Each has
-its n_ok / n_total beside it, where n_total counts every sample of every seed that was asked for.
+its n_ok / n_total beside it, where n_total counts every sample of every seed that was asked for. Of
+those that are done a metric may have no number: how many have one is counted for each number.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ class Summary:
         seeds: how many.
         means: of each number that any sample has.
         differences: of these from the method that is compared with, over the samples of both.
+        having: of the results that are done, how many have each number.
+        pairs: samples that are done here and with the method that is compared with.
+        samples: those that were asked for here or there.
     """
 
     kind: str
@@ -44,6 +48,9 @@ class Summary:
     seeds: int
     means: Mapping[str, Interval]
     differences: Mapping[str, Interval]
+    having: Mapping[str, int]
+    pairs: int
+    samples: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,20 +128,39 @@ def summaries(
         base = [result for result in members if result.label == settings.against]
         for label in labels_of(results):
             ours = [result for result in members if result.label == label]
-            means, differences = {}, {}
-            for number in numbers_of(ours):
-                draws = _Draws(settings, (label, kind, group, number))
-                before, after = by_sample(base, number), by_sample(ours, number)
-                means[number] = draws.mean(list(after.values()))
-                both = [name for name in after if name in before]
-                if both and label != settings.against:
-                    differences[number] = draws.difference(
-                        [before[name] for name in both], [after[name] for name in both]
-                    )
-            ok, seeds = sum(r.status == DONE for r in ours), len({r.seed for r in ours})
-            found.append(Summary(kind, group, label, ok, len(ours), seeds, means, differences))
+            found.append(_summary((kind, group, label), ours, base, settings))
             advance()
     return found
+
+
+def _summary(
+    names: tuple[str, str, str], ours: Sequence[Result], base: Sequence[Result], settings: Settings
+) -> Summary:
+    """The numbers of one method on one group of samples, given those it is compared with."""
+    kind, group, label = names
+    means, differences, having = {}, {}, {}
+    done, done_there = ([r for r in some if r.status == DONE] for some in (ours, base))
+    for number in numbers_of(ours):
+        draws = _Draws(settings, (label, kind, group, number))
+        before, after = by_sample(base, number), by_sample(ours, number)
+        means[number] = draws.mean(list(after.values()))
+        having[number] = sum(number in result.numbers for result in done)
+        both = [name for name in after if name in before]
+        if both and label != settings.against:
+            differences[number] = draws.difference(
+                [before[name] for name in both], [after[name] for name in both]
+            )
+    return Summary(
+        *names,
+        ok=len(done),
+        total=len(ours),
+        seeds=len({result.seed for result in ours}),
+        means=means,
+        differences=differences,
+        having=having,
+        pairs=len({r.name for r in done} & {r.name for r in done_there}),
+        samples=len({result.name for result in (*ours, *base)}),
+    )
 
 
 class _Draws:
@@ -183,7 +209,8 @@ def summary_csv(found: Mapping[str, Sequence[Summary]], settings: Settings) -> s
                 "seeds": summary.seeds,
             }
             for number, mean in summary.means.items():
-                row = about | {"number": number} | _columns("", mean)
+                row = about | {"number": number, "n_number": summary.having[number]}
+                row |= _columns("", mean)
                 if (difference := summary.differences.get(number)) is not None:
                     row |= {"against": settings.against} | _columns("difference_", difference)
                 rows.append(row)
