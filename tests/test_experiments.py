@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -11,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from gooddrag import load_method
 from gooddrag.backbones.shared import sharing
 from gooddrag.bench.records import digest_of
-from gooddrag.composition import composer, instantiate, plain, unresolved
+from gooddrag.composition import composer, instantiate, plain, space_of, unresolved
 from gooddrag.jobs import NAME, _with_variant
 from gooddrag.settings import check_numbers
 
@@ -124,6 +128,22 @@ class TestWork:
             )
         assert (chosen.data.split, reported.data.split) == ("validation", "test")
 
+    def test_what_is_searched_for_gooddrag_plus_can_be_run(self, tiny_folder):
+        """An unlikely warp held as long as may be, on ladders of all lengths."""
+        parameters = yaml.safe_load((ROOT / "experiments/sweeps/gooddrag_plus.yaml").read_text())
+        ranges = {key: (r["min"], r["max"]) for key, r in parameters["parameters"].items()}
+        text = (ROOT / "experiments" / "07_plus" / "README.md").read_text()
+        space = space_of(json.loads(re.search(r"'space=(.*?)'", text)[1]))
+        assert space["method.held_unlikely"].high <= ranges["method.held_unlikely"][1]
+        assert space["method.K"].high <= 8  # plus_K8 is run
+        low, high = ranges["method.strength"]
+        words = [f"method.{key}={ranges['method.' + key][1]}" for key in ("held_unlikely", "K")]
+        own = ["backbone=folder", f"backbone.path={tiny_folder}", "backbone.resolution=64"]
+        with sharing():
+            for step in range(8):
+                strength = f"method.strength={low + step / 7 * (high - low)}"
+                load_method("gooddrag_plus", [*own, *words, strength, "backbone.device=cpu"])
+
 
 # The program, ended as a cluster ends it when there is a first record.
 CUT_OFF = """#!/usr/bin/env bash
@@ -141,7 +161,7 @@ def test_all_of_them_in_miniature(tmp_path, tiny_folder):
     words = ["data.count=1", "data.size=64", "backbone=folder", f"backbone.path={tiny_folder}"]
     words += ["backbone.resolution=64", "backbone.dtype=float32", "trainer=cpu", "workers=1"]
     words += ["++method.steps=4", "++method.K=2", "++method.B=1", "++method.J=1"]
-    words += ["++method.after=0"]
+    words += ["++method.after=0", "++method.held_unlikely=0"]
     env = os.environ | {"GOODDRAG": str(PROGRAM), "GOODDRAG_CACHE": str(tmp_path / "cache")}
     env |= {"SEEDS": "0", "OUTPUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"}
     chosen = ["06_methods", "07_plus", "03_lora", "04_attention"]

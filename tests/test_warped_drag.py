@@ -191,9 +191,9 @@ class TestEdits:
     def test_no_dragging_at_all(self, tiny_folder: Path) -> None:
         """K = 0 is what a likely warp gets anyway, once it is held as long."""
         batch = [make_sample(seed=1), make_sample(seed=2, pairs=1)]
-        held = "method.held_unlikely=0.85"
-        none = editor(tiny_folder, "method.K=0", "method.likely=0", held)(batch)
-        likely = editor(tiny_folder, "method.likely=1e9", held)(batch)
+        held = ["method.held_unlikely=0.75", "method.held_likely=0.75", "method.after=0.75"]
+        none = editor(tiny_folder, "method.K=0", "method.likely=0", *held)(batch)
+        likely = editor(tiny_folder, "method.K=1", "method.likely=1e9", *held)(batch)
         for sample, edit, other in zip(batch, none, likely, strict=True):
             assert edit.trajectory is not None
             assert edit.trajectory.operations == []
@@ -231,11 +231,23 @@ class TestEdits:
             ("method.edge=-1", "edge"),
             ("method.after=1", "after"),
             ("method.reach=0", "reach"),
+            ("method.held_unlikely=0.51", "held_unlikely=0.51 .* step 3 of 4: take at most 0.5,"),
+            ("method.after=0", "step 1 of 4: take at most 0.0, or raise method.after"),
         ],
     )
     def test_impossible_numbers(self, tiny_folder: Path, override: str, told: str) -> None:
         with pytest.raises(ValueError, match=told):
             editor(tiny_folder, override)
+
+    def test_no_drag_operation_is_undone(self, tiny_folder: Path) -> None:
+        """A warp held until the step of the first ones: 0.3, of which float32 makes more."""
+        words = ["method.steps=10", "method.strength=1", "method.after=0.3", "method.K=1"]
+        made = editor(tiny_folder, *words, "method.held_unlikely=0.3", "method.likely=0")
+        assert made.schedule == [0, 0, 0, 1]
+        begun = started(made, [make_sample(seed=1, mask=False)])
+        z = torch.randn_like(begun.warped)
+        assert torch.equal(begun.held(z, 3), z)
+        assert not torch.equal(begun.held(z, 2), z)
 
     def test_a_patch_larger_than_the_map(self, tiny_folder: Path) -> None:
         with pytest.raises(ValueError, match="r1"):

@@ -102,6 +102,9 @@ class WarpedDrag(LatentDrag):
         warps: ways to warp a picture, by name; see warps.py.
         warping: how one is chosen and held.
         parts: see `LatentDrag`.
+
+    Raises:
+        ValueError: no warp, no such timestep, or drag operations while a warp is still held.
     """
 
     def __init__(self, *, warps: Mapping[str, Warp], warping: WarpSettings, **parts: Any) -> None:
@@ -112,6 +115,18 @@ class WarpedDrag(LatentDrag):
             raise ValueError(
                 f"editor.warps needs a warp, and method.judged_at timesteps from 0 to {last}, "
                 f"found {list(warps)} and {list(warping.judged_at)}"
+            )
+        self._check_held()
+
+    def _check_held(self) -> None:
+        """Refuse drag operations whose cells would be put back to the warp."""
+        held, steps = self.warping.held_unlikely, len(self.times.descending)
+        first = next((step for step, count in enumerate(self.schedule) if count), steps)
+        if first / steps < held:
+            raise ValueError(
+                f"method.held_unlikely={held} would undo the first drag operations, at step "
+                f"{first + 1} of {steps}: take at most {100 * first // steps / 100}, or raise "
+                "method.after"
             )
 
     def _edit(self, samples: Sequence[DragSample], seed: int, phases: Phases) -> list[Edit]:
@@ -164,7 +179,8 @@ class WarpedDrag(LatentDrag):
         chosen = torch.arange(len(samples), device=best.device), best
         likely = found[chosen] <= self.warping.likely * found[:, 0]
 
-        held = torch.where(likely, self.warping.held_likely, self.warping.held_unlikely)
+        parts = found.new_tensor([self.warping.held_unlikely, self.warping.held_likely])
+        held = parts[likely.long()]
         cells = functional.max_pool2d(holes, backbone.pixels_per_latent)
         free = cells.unflatten(0, (len(samples), -1)).to(z_0)[chosen] > 0
         until = torch.where(free, 0.0, held[:, None, None, None].to(z_0))
