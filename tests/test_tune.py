@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import re
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from gooddrag.bench.tune import Range, finished, measured, tune
+from gooddrag import cli
+from gooddrag.bench.records import read_record, row_of
+from gooddrag.bench.tune import NoNumberError, Range, begun, finished, measured, tune
 from gooddrag.composition import space_of
 from gooddrag.data import write_sample
 from tests import tiny
@@ -66,6 +69,22 @@ class TestTune:
         with pytest.raises(ValueError, match="trials must be at least 1"):
             self.run(tmp_path, lambda chosen: 1.0, 0)
 
+    def test_nothing_to_choose(self, tmp_path):
+        options = {"study": "s", "storage": "sqlite://", "direction": "minimize", "seed": 0}
+        with pytest.raises(ValueError, match="nothing to choose"):
+            tune(lambda chosen: 1.0, {}, trials=1, **options)
+
+    def test_a_number_that_there_is_not_ends_it(self, tmp_path):
+        calls = []
+
+        def unknown(chosen):
+            calls.append(chosen)
+            raise NoNumberError("no number 'er', only err")
+
+        with pytest.raises(ValueError, match="no number 'er', only err"):
+            self.run(tmp_path, unknown, 3)
+        assert len(calls) == 1
+
     def test_what_was_cut_off_does_not_count(self, tmp_path):
         def stop(chosen):
             raise KeyboardInterrupt
@@ -96,37 +115,109 @@ class TestTune:
             self.run(tmp_path, lambda chosen: 1.0, 1, direction="up")
 
 
+def benched(run, values, names=None):
+    """Records as a benchmark leaves them, of which the last one asked for some names."""
+    fill(run, values)
+    (run.folder / "table.jsonl").unlink(missing_ok=True)
+    for name in names or run.names:
+        if (record := read_record(run.folder / name)) is not None:
+            run.append(row_of(record))
+    return run.folder
+
+
 class TestMeasured:
-    def test_means_of_the_runs_with_these_changes(self, tmp_path):
-        fill(make_run(tmp_path, changes=["method.J=1"]), [1.0, 2.0, 3.0, 4.0])
-        fill(make_run(tmp_path, changes=["method.J=1"], seed=1), [3.0, 4.0, 5.0, 6.0])
-        fill(make_run(tmp_path, changes=["method.J=2"]), [9.0] * 4)
-        assert measured(tmp_path, ["method.J=1"], "err") == 3.5
+    def test_the_mean_of_samples_over_seeds(self, tmp_path):
+        first = benched(make_run(tmp_path), [1.0, 2.0, 3.0, 4.0])
+        second = benched(make_run(tmp_path, seed=1), [3.0, 4.0, 5.0, 6.0])
+        assert measured([first, second], [1, 0], "err") == 3.5
+        assert measured([first], [0], "psnr") == 25.0
+
+    def test_what_an_earlier_benchmark_asked_for_besides(self, tmp_path):
+        run = make_run(tmp_path)
+        folder = benched(run, [1.0, 2.0, 30.0, ValueError("no")], run.names[:2])
+        assert measured([folder], [0], "err") == 1.5
+
+    def test_runs_of_others(self, tmp_path):
+        benched(make_run(tmp_path, data="other"), [9.0] * 4)
+        folder = benched(make_run(tmp_path), [9.0] * 4)
+        before = begun(tmp_path)
+        assert len(before) == 2
+        benched(make_run(tmp_path), [1.0] * 4)
+        changed = [run for run, time in begun(tmp_path).items() if before[run] != time]
+        assert changed == [folder]
+
+    def test_not_one_run_for_each_seed(self, tmp_path):
+        one = benched(make_run(tmp_path), [1.0] * 4)
+        other = benched(make_run(tmp_path, data="other"), [1.0] * 4)
+        for runs, seeds in (([], [0]), ([one], [0, 1]), ([one, other], [0]), ([one], [1])):
+            with pytest.raises(ValueError, match="one run for each of the seeds"):
+                measured(runs, seeds, "err")
 
     def test_no_mean_over_survivors(self, tmp_path):
-        fill(make_run(tmp_path, changes=["method.J=1"]), [1.0, 2.0, ValueError("no"), None])
-        with pytest.raises(ValueError, match="2 of 4 samples are done"):
-            measured(tmp_path, ["method.J=1"], "err")
-        with pytest.raises(ValueError, match="0 of 0"):
-            measured(tmp_path, ["method.J=2"], "err")
+        folder = benched(make_run(tmp_path), [1.0, 2.0, ValueError("no"), float("nan")])
+        with pytest.raises(ValueError, match="3 of 4 samples are done, and 2 have err"):
+            measured([folder], [0], "err")
+
+    def test_a_number_without_a_value_is_known(self, tmp_path):
+        folder = benched(make_run(tmp_path), [float("nan")] * 4)
+        with pytest.raises(ValueError, match="0 have err"):
+            measured([folder], [0], "err")
+        with pytest.raises(NoNumberError, match=r"no number 'er', only err, .*psnr"):
+            measured([folder], [0], "er")
 
 
-def test_the_command(tmp_path):
-    pytest.importorskip("optuna", reason="tuning is an extra: pip install 'gooddrag[tune]'")
-    for i in range(2):
-        write_sample(tiny.make_sample(i), tmp_path / "data" / f"cat_{i}")
-    fixed = ["method=paste", "data=folder", f"data.root={tmp_path / 'data'}", "trainer=cpu"]
-    words = ["output=out", "trials=2", "number=dai_5", "seeds=[0,1]"]
-    words += ["space=['method.radius=range(0, 4)']", f"bench={json.dumps(fixed)}"]
-    done = subprocess.run(
-        [PROGRAM, "tune", *words],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
+class TestTheCommand:
+    @pytest.fixture
+    def tune(self, tmp_path, monkeypatch, capfd):
+        """Gives the exit status, and the last lines on stdout and stderr."""
+        pytest.importorskip("optuna", reason="tuning is an extra: pip install 'gooddrag[tune]'")
+        for i in range(2):
+            write_sample(tiny.make_sample(i), tmp_path / "data" / f"cat_{i}")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+        def run(*words, fixed=()):
+            data = ["data=folder", f"data.root={tmp_path / 'data'}", "trainer=cpu", *fixed]
+            asked = [str(PROGRAM), "tune", "output=out", f"bench={json.dumps(data)}", *words]
+            monkeypatch.setattr(sys, "argv", asked)
+            with mock.patch.dict(os.environ), pytest.raises(SystemExit) as stop:
+                cli.main()
+            told = capfd.readouterr()
+            return stop.value.code, *((out.splitlines() or [""])[-1] for out in told)
+
+        return run
+
+    def test_it(self, tune, tmp_path):
+        words = ["trials=2", "number=dai_5", "seeds=[0,1]", "space=['method.radius=range(0, 4)']"]
+        status, said, problem = tune(*words, fixed=["method=paste"])
+        assert status == 0, problem
+        assert "best of 2 trials: dai_5" in said
+        assert (tmp_path / "out" / "study.db").exists()
+        assert len(list((tmp_path / "out").glob("folder-paste-seed*/run.json"))) in (2, 4)
+
+    def test_methods_with_a_label(self, tune):
+        # neither is among the changes that a run names
+        words = ["trials=1", "number=dai_5", "space=['method=choice(paste)']"]
+        status, said, problem = tune(*words, fixed=["label=mine"])
+        assert status == 0, problem
+        assert said.endswith(": method=paste")
+
+    def test_a_number_that_there_is_not(self, tune, tmp_path):
+        words = ["trials=3", "number=dai5", "space=['method=choice(paste,identity)']"]
+        status, _, problem = tune(*words)
+        assert status == 2
+        assert re.search(r"no number 'dai5', only .*dai_5", problem)
+        assert len(list((tmp_path / "out").glob("*/run.json"))) == 1
+
+    @pytest.mark.parametrize(
+        ("words", "fixed", "said"),
+        [
+            (["space=[]"], [], "nothing to choose"),
+            ([], ["method=paste,identity"], "one value each, found 'method=paste,identity'"),
+        ],
     )
-    assert done.returncode == 0, done.stderr
-    assert "best of 2 trials: dai_5" in done.stdout.splitlines()[-1]
-    assert (tmp_path / "out" / "study.db").exists()
-    assert len(list((tmp_path / "out").glob("folder-paste-seed*/run.json"))) in (2, 4)
+    def test_what_cannot_work(self, tune, tmp_path, words, fixed, said):
+        status, _, problem = tune(*words, fixed=fixed)
+        assert status == 2
+        assert said in problem
+        assert not list((tmp_path / "out").glob("*/run.json"))

@@ -197,24 +197,30 @@ def run_pack(cfg: DictConfig) -> None:
 
 def run_tune(cfg: DictConfig) -> None:
     """gooddrag tune."""
-    from gooddrag.bench.tune import measured, tune
+    from gooddrag.bench.tune import begun, measured, tune
     from gooddrag.callbacks.output import prepare
 
     output = Path(text_of(cfg, "output") or "outputs/tune")
     prepare(output, "resume")
     settings = plain(cfg)
     seeds = f"seed={','.join(map(str, settings['seeds']))}"
+    fixed = [*settings["bench"], f"output='{output.resolve()}'", "report=false"]
+    if several := [word for word in settings["bench"] if _is_sweep(word)]:
+        raise ValueError(
+            f"bench= holds what all trials share, so one value each, found {several[0]!r}: what is "
+            "to be tried goes into space="
+        )
 
     def objective(chosen: dict[str, Any]) -> float:
-        words = [f"{key}={value}" for key, value in chosen.items()]
-        fixed = [*settings["bench"], f"output='{output.resolve()}'", "report=false"]
+        words, before = [f"{key}={value}" for key, value in chosen.items()], begun(output)
         # a process of its own: what one trial leaves in memory is no trouble to the next
         done = subprocess.run([sys.executable, sys.argv[0], "bench", "-m", *fixed, *words, seeds])
         if done.returncode == INTERRUPTED:
             raise KeyboardInterrupt
         if done.returncode != 0:
             raise ValueError(f"{' '.join(words)}: the benchmark ended with {done.returncode}")
-        number = measured(output, words, settings["number"])
+        made = [run for run, time in begun(output).items() if before.get(run) != time]
+        number = measured(made, settings["seeds"], settings["number"])
         print(f"{' '.join(words)}: {settings['number']} {number:.4g}", flush=True)
         return number
 
@@ -272,6 +278,14 @@ def _benchmark(cfg: DictConfig, root: str, output: Path) -> list[dict[str, Any]]
     if cfg.report:
         _say_where(report_folder(output, experiment_of(cfg)))
     return rows
+
+
+def _is_sweep(word: str) -> bool:
+    """Whether it holds several values: a trial would be several benchmarks."""
+    try:
+        return bool(space_of([word]))
+    except ValueError:
+        return False
 
 
 def _need_one(rows: Sequence[Mapping[str, Any]]) -> None:

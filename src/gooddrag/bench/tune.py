@@ -1,11 +1,12 @@
 """Tuning: Optuna chooses settings, a benchmark tries each, and a database remembers.
 
-A trial is a run of the benchmark of its own, so that its records are kept like all others, and a
-trial that was cut off is taken up again where it ended if the same settings come back.
+A trial is a benchmark of its own, with a run for each seed: its records are kept like all others,
+and one that was cut off is taken up again where it ended if the same settings come back.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gooddrag.bench.reading import by_sample, read_results
-from gooddrag.bench.records import DONE, RUN, read_run
+from gooddrag.bench.records import DONE, TABLE, read_run
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -38,6 +39,10 @@ class Range:
     log: bool
 
 
+class NoNumberError(Exception):
+    """Nothing that was measured has this name: no trial will have it."""
+
+
 Space = Mapping[str, Range | Sequence[Any]]
 
 
@@ -55,7 +60,7 @@ def tune(
 
     Args:
         objective: of settings, the number to be made small or large; a ValueError of it is a failed
-            trial, of which Optuna learns nothing.
+            trial, of which Optuna learns nothing, and `NoNumberError` ends the study.
         space: of each setting, its values.
         study: its name.
         storage: the database's URL.
@@ -64,13 +69,15 @@ def tune(
         seed: of the choices; trials that are there already change it, so that none is repeated.
 
     Raises:
-        ValueError: Optuna is not installed, an unknown direction, no trials, or as many failed in a
-            row as there should be in all.
+        ValueError: Optuna is not installed, an unknown direction, no trials, nothing to choose, no
+            such number, or as many failed in a row as there should be in all.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction must be {' or '.join(DIRECTIONS)}, found {direction!r}")
     if trials < 1:
         raise ValueError(f"trials must be at least 1, found {trials}")
+    if not space:
+        raise ValueError("there is nothing to choose: give space=['method.lr=interval(0.01, 0.1)']")
     try:
         import optuna
     except ImportError:
@@ -93,7 +100,10 @@ def tune(
     failures = 0
     while finished(found) < trials:
         before = finished(found)
-        found.optimize(attempt, n_trials=1, catch=(ValueError,))
+        try:
+            found.optimize(attempt, n_trials=1, catch=(ValueError,))
+        except NoNumberError as error:
+            raise ValueError(str(error)) from None
         failures = failures + 1 if finished(found) == before else 0
         if failures == trials:
             raise ValueError(f"{failures} trials have failed, one after the other; see above")
@@ -113,18 +123,50 @@ def _suggest(trial: Trial, key: str, values: Range | Sequence[Any]) -> Any:
     return trial.suggest_float(key, values.low, values.high, log=values.log)
 
 
-def measured(output: Path, changes: Sequence[str], number: str) -> float:
-    """The mean of a number over the samples of the runs with these changes.
+def begun(output: Path) -> dict[Path, int]:
+    """When something was last written to each run's table, by the run's folder.
+
+    A benchmark begins its table anew, also where all records are there: so a change tells which
+    runs it is of, whatever its settings are called, and whatever other runs are below the folder.
+    """
+    return {path.parent: path.stat().st_mtime_ns for path in output.glob(f"*/{TABLE}")}
+
+
+def measured(runs: Sequence[Path], seeds: Sequence[int], number: str) -> float:
+    """The mean of a number over the samples of one trial.
+
+    Args:
+        runs: folders of the runs that the trial has made; of their records those that the table
+            names are its own.
+        seeds: that it was asked for.
+        number: its name.
 
     Raises:
-        ValueError: there are none, or not all of their samples are done: a mean over the survivors
-            says nothing.
+        ValueError: there is not one run for each seed, or not all of their samples are done and
+            have the number: a mean over the survivors says nothing.
+        NoNumberError: no sample that is done knows a number of this name.
     """
-    folders = [path.parent for path in sorted(output.glob(f"*/{RUN}"))]
-    ours = [f for f in folders if set(changes) <= set(read_run(f)["changes"])]
-    results = read_results(ours) if ours else []
+    of_run = {read_run(folder)["seed"]: folder for folder in runs}
+    if len(runs) != len(of_run) or of_run.keys() != set(seeds):
+        found = ", ".join(sorted(folder.name for folder in runs)) or "none"
+        raise ValueError(f"a trial is one run for each of the seeds {list(seeds)}, found {found}")
+    asked = {(seed, name) for seed, folder in of_run.items() for name in _names(folder)}
+    results = [r for r in read_results(runs) if (r.seed, r.name) in asked]
+    done = [result for result in results if result.status == DONE]
+    known = {name for r in done for name in (*r.numbers, *(r.record.get("metrics") or {}))}
+    if done and number not in known:
+        raise NoNumberError(f"there is no number {number!r}, only {', '.join(sorted(known))}")
+    having = sum(number in result.numbers for result in done)
+    if not results or having < len(results):
+        raise ValueError(
+            f"{len(done)} of {len(results)} samples are done, and {having} have {number}: a mean "
+            "over these alone says nothing"
+        )
     values = by_sample(results, number).values()
-    ok = sum(result.status == DONE for result in results)
-    if ok < len(results) or not values:
-        raise ValueError(f"{ok} of {len(results)} samples are done, {len(values)} have {number}")
     return math.fsum(values) / len(values)
+
+
+def _names(run: Path) -> set[str]:
+    """The samples that a run's table names: those of the last benchmark that did the run."""
+    lines = (run / TABLE).read_text(encoding="utf-8").splitlines()
+    return {json.loads(line)["name"] for line in lines}
