@@ -441,8 +441,7 @@ class TestWandb:
         rows = {row["name"]: row for row in self.rows(output)}
         assert len(rows) == 3
         assert rows["s1"]["error"] == "ValueError: no such luck"
-        brightness = [rows[name]["brightness"] for name in ("s0", "s2")]
-        assert summary["mean/brightness"] == pytest.approx(sum(brightness) / 2)
+        assert not [key for key in summary if key.startswith("mean/")]  # of survivors
         assert rows["s1"]["brightness"] is None
         assert rows["s0"]["truth"] is None
         assert any(path.name.startswith("sheet_made") for path in run["media"])
@@ -455,6 +454,13 @@ class TestWandb:
         assert pictures == [both, ["points.png"], both]
         (files,) = [files for kind, files in artifacts if kind == "results"]
         assert {"run.json", "table.jsonl", "report/report.html", "report/summary.csv"} <= set(files)
+
+    def test_means_are_of_all_or_of_none(self):
+        from gooddrag.callbacks.wandb_logger import _means
+
+        numbers = {"err": 1.0, "nan": None}, {"err": 3.0, "nan": 2.0}
+        assert _means([{"metrics": found} for found in numbers]) == {"mean/err": 2.0}
+        assert _means([]) == {}
 
     def test_an_end_before_time_is_told(self, tmp_path):
         from gooddrag.callbacks.wandb_logger import WandbBench
@@ -477,7 +483,10 @@ class TestWandb:
             (run,) = test_callbacks.TestWandb().runs(tmp_path / "out" / name / "wandb")
             assert run["run"].job_type == name
             assert (run["summary"]["n_ok"], run["exit"]) == (2, 0)
-            assert len(self.rows(tmp_path / "out" / name)) == 2
+            rows = self.rows(tmp_path / "out" / name)
+            assert len(rows) == 2
+            mean = sum(row["dai_5"] for row in rows) / 2
+            assert run["summary"]["mean/dai_5"] == pytest.approx(mean)
             kinds = [kind for kind, _ in self.artifacts(tmp_path / "out" / name)]
             assert kinds.count("results") == 1
 

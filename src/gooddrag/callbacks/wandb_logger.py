@@ -182,9 +182,10 @@ class WandbBench(_WandbRuns, Callback):
 
     One W&B run for each run of the benchmark, opened by the first process. By default its group is
     the output folder's name, so that the jobs of a sweep stand together, its job type the method,
-    and its name the method's label with the seed. `samples` is a table that grows; means are in the
-    summary, as mean/<metric>, beside n_ok and n_total; the run's table and the report are an
-    artifact. Works on `gooddrag.bench.runner.Benchmark`.
+    and its name the method's label with the seed. `samples` is a table that grows. The summary has
+    n_ok, n_total and, of each metric that every sample has, the mean as mean/<metric>: a sweep that
+    looks for the best must not prefer what fails on hard samples. The run's table and the report
+    are an artifact. Works on `gooddrag.bench.runner.Benchmark`.
 
     Args:
         options: see `_WandbRuns`.
@@ -242,7 +243,8 @@ class WandbBench(_WandbRuns, Callback):
         if report.is_dir():
             artifact.add_dir(str(report), name="report")
         self.run.log_artifact(artifact)
-        self._finish(0, counts | _means(done))
+        whole = len(done) == counts["n_total"]
+        self._finish(0, counts | (_means(done) if whole else {}))
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Close the run as failed, or as interrupted."""
@@ -299,11 +301,12 @@ def _pictures(record: Mapping[str, Any]) -> dict[str, wandb.Image]:
 
 
 def _means(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The mean of each number over the samples that have it."""
+    """The mean of each number that all of them have."""
     rows = [{**record, **record["metrics"]} for record in records]
     names = dict.fromkeys(name for record in records for name in record["metrics"])
     values = {
         name: [row[name] for row in rows if isinstance(row.get(name), (int, float))]
         for name in [*names, "seconds_total", "gradient_steps"]
     }
-    return {f"mean/{name}": math.fsum(v) / len(v) for name, v in values.items() if v}
+    whole = {name: found for name, found in values.items() if len(found) == len(rows) > 0}
+    return {f"mean/{name}": math.fsum(v) / len(v) for name, v in whole.items()}
