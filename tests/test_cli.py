@@ -839,6 +839,18 @@ class TestBench:
         assert "| paste method.radius=3 | 2 / 2 |" in report
         assert "| paste method.radius=5 | 2 / 2 |" in report
 
+    def test_a_report_into_a_file(self, run, here):
+        assert run("bench", "method=identity", *self.DATA, "output=a", "report=false")[0] == 0
+        (here / "report.txt").write_text("mine")
+        for words in (["output=report.txt"], ["output=report.txt/b"]):
+            status, _, err = run("report", "a", *words, "tables.resamples=20")
+            assert (status, len(err.splitlines())) == (2, 1)
+            assert "report.txt is a file, not a folder; choose another output folder" in err
+        assert (here / "report.txt").read_text() == "mine"
+        status, _, err = run("report", "nothing", "output=new/report")
+        assert status == 2
+        assert not (here / "new").exists()
+
     @pytest.mark.parametrize(
         ("words", "message"),
         [
@@ -848,6 +860,16 @@ class TestBench:
             (["logger=csv"], "logger=none or wandb"),
             (["data.root=x"], "data.root"),
             (["tables.level=two"], "tables.level must be a number"),
+            (["tables.level=2"], "tables.level must lie between 0 and 1, found 2"),
+            (["tables.thumbnail=0"], "tables.thumbnail must be at least 1, found 0"),
+            (["tables.resamples=0", "report=false"], "tables.resamples must be at least 1"),
+            (["tables.sheet=-1"], "tables.sheet must be at least 0"),
+            pytest.param(
+                ["trainer=gpu"],
+                "take trainer=cpu",
+                marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here"),
+            ),
+            (["trainer=cpu", "trainer.devices=0"], "take trainer=cpu"),
         ],
     )
     def test_bad_input(self, refused, words, message):

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from gooddrag.request import sample_of, text_of
+from gooddrag.request import paths_of, sample_of, text_of
 
 MASKS = {"black palette": ("P", 0), "black": ("L", 0), "grey": ("L", 9)}
 
@@ -34,3 +34,17 @@ def test_an_empty_path_is_no_path() -> None:
     with pytest.raises(ValueError, match="output= is empty"):
         text_of(OmegaConf.create({"output": ""}), "output")
     assert text_of(OmegaConf.create({"output": None}), "output") is None
+
+
+@pytest.mark.parametrize("given", ["", [""], ["a", ""]])
+def test_no_empty_path_among_several(given: str | list[str]) -> None:
+    with pytest.raises(ValueError, match="results= is empty"):
+        paths_of(OmegaConf.create({"results": given}), "results", "which?")
+
+
+def test_paths() -> None:
+    cfg = OmegaConf.create({"results": ["a", "~/b"], "one": "c", "none": "???"})
+    assert paths_of(cfg, "results", "which?") == [Path("a"), Path.home() / "b"]
+    assert paths_of(cfg, "one", "which?") == [Path("c")]
+    with pytest.raises(ValueError, match="which?"):
+        paths_of(cfg, "none", "which?")

@@ -171,6 +171,7 @@ def run_report(cfg: DictConfig) -> None:
     from gooddrag.bench.reading import Experiment
     from gooddrag.bench.report import report_folder, write_report
     from gooddrag.bench.tables import Settings
+    from gooddrag.callbacks.output import reserved
 
     folders = paths_of(cfg, "results", "which folders? Give gooddrag report DIR...")
     tables, experiment = plain(cfg)["tables"], None
@@ -179,7 +180,9 @@ def run_report(cfg: DictConfig) -> None:
         tables = recipe["tables"]
         experiment = Experiment(cfg.only, list(recipe["variants"]))
     output = Path(text_of(cfg, "output") or report_folder(folders[0], experiment))
-    write_report(folders, output, Settings(**tables), experiment)
+    settings = Settings(**tables)
+    with reserved(output, cfg.existing, owned=()):
+        write_report(folders, output, settings, experiment)
     _say_where(output)
 
 

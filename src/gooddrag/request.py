@@ -145,7 +145,7 @@ def benchmark_of(cfg: DictConfig, root: str, output: Path) -> tuple[Trainer, Ben
     reporters = [Reporter(output, tables, experiment)] if cfg.report else []
     # the report comes before the loggers, which send it
     heard = [BenchmarkBar(), *reporters, *_loggers_of(cfg)]
-    trainer: Trainer = instantiate(cfg.trainer, callbacks=heard)
+    trainer = _trainer_of(cfg, heard)
     prepare(output, "resume")
     return trainer, benchmark
 
@@ -175,12 +175,14 @@ def paths_of(cfg: DictConfig, key: str, missing: str) -> list[Path]:
     """One path of the configuration, or a list of them.
 
     Raises:
-        ValueError: none is given; the message is `missing`.
+        ValueError: none is given (the message is `missing`), or an empty one, see `text_of`.
     """
     value = unresolved(cfg)[key]
     values = value if isinstance(value, list) else [value]
     if not values or "???" in values:
         raise ValueError(missing)
+    if "" in values:
+        raise ValueError(f"{key}= is empty: give a path")
     return [Path(str(path)).expanduser() for path in values]
 
 
@@ -206,6 +208,26 @@ def text_of(cfg: DictConfig, key: str) -> str | None:
     if value == "":
         raise ValueError(f"{key}= is empty: give a path, or leave it out")
     return None if value is None else os.path.expanduser(str(value))
+
+
+def _trainer_of(cfg: DictConfig, callbacks: list[Callback]) -> Trainer:
+    """Lightning's Trainer.
+
+    Raises:
+        ValueError: devices that this machine has not got.
+    """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        trainer: Trainer = instantiate(cfg.trainer, callbacks=callbacks)
+    except Exception as error:
+        if not isinstance(error.__cause__, MisconfigurationException):
+            raise
+        raise ValueError(
+            f"this trainer cannot work here ({error.__cause__}): take trainer=cpu, or other "
+            "trainer.devices"
+        ) from None
+    return trainer
 
 
 def _loggers_of(cfg: DictConfig) -> list[Callback]:

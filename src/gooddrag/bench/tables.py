@@ -55,7 +55,11 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a report shows; conf/tables has the numbers and says what they are."""
+    """What a report shows; conf/tables has the numbers and says what they are.
+
+    Raises:
+        ValueError: a number that is out of range.
+    """
 
     against: str
     resamples: int
@@ -67,6 +71,14 @@ class Settings:
     show: Sequence[str]
     plot: Sequence[str]
     higher: Sequence[str]
+
+    def __post_init__(self) -> None:
+        for name, least in {"resamples": 1, "pairs": 1, "thumbnail": 1, "sheet": 0}.items():
+            if getattr(self, name) < least:
+                found = getattr(self, name)
+                raise ValueError(f"tables.{name} must be at least {least}, found {found}")
+        if not 0 < self.level < 1:
+            raise ValueError(f"tables.level must lie between 0 and 1, found {self.level}")
 
     def shown(self, numbers: Iterable[str]) -> list[str]:
         """The metrics to show, in the order of the patterns; all if none matches."""
