@@ -27,6 +27,7 @@ from gooddrag.schedule import aldd
 from gooddrag.types import DragSample
 from tests import tiny
 from tests.test_drag import make_editor
+from tests.test_methods import load
 from tests.tiny import make_sample
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
@@ -182,6 +183,21 @@ class TestDoublePrecision:
         for one, other in zip(together, alone, strict=True):
             assert torch.equal(one.handles, other.handles)
             assert (one.image - other.image).abs().max() < 1e-6
+
+    @pytest.mark.parametrize("likely", [0.0, 1e9])
+    def test_gooddrag_plus_is_the_cpu_s(self, tiny_folder: Path, likely: float) -> None:
+        """A batch of two, dragged and held for long: what is chosen, warped and taken."""
+        samples = [make_sample(seed=1), make_sample(seed=2, pairs=1)]
+        both = (
+            load("gooddrag_plus", tiny_folder, f"method.likely={likely}", f"backbone.device={d}")
+            for d in ("cpu", "cuda")
+        )
+        here, there = (editor(samples) for editor in both)
+        for mine, yours in zip(here, there, strict=True):
+            assert len(mine.trajectory.operations) == (0 if likely else 3)
+            assert len(yours.trajectory.operations) == len(mine.trajectory.operations)
+            assert torch.equal(mine.handles.cpu(), yours.handles.cpu())
+            assert (mine.image - yours.image).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("dtype", HALVES)
