@@ -46,5 +46,5 @@ def test_paths() -> None:
     cfg = OmegaConf.create({"results": ["a", "~/b"], "one": "c", "none": "???"})
     assert paths_of(cfg, "results", "which?") == [Path("a"), Path.home() / "b"]
     assert paths_of(cfg, "one", "which?") == [Path("c")]
-    with pytest.raises(ValueError, match="which?"):
+    with pytest.raises(ValueError, match="which"):
         paths_of(cfg, "none", "which?")

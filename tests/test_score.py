@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from unittest import mock
@@ -11,7 +12,7 @@ from unittest import mock
 import pytest
 
 from gooddrag import cli
-from gooddrag.bench.results import Results
+from gooddrag.bench.results import Results, shared_in
 from gooddrag.data import read_image, to_uint8, write_png, write_sample
 from gooddrag.data.sets import folder as folder_set
 from tests import tiny
@@ -88,6 +89,17 @@ class TestFind:
         with pytest.raises(ValueError, match="there is no folder"):
             Results(folder=tmp_path / "no", names=NAMES)
 
+    def test_a_bare_name_that_several_share(self, tmp_path):
+        """With the folder in front it is clear whose it is; so is a sample's without folders."""
+        result(tmp_path / "cat_0.png", 0)
+        result(tmp_path / "b" / "cat_0.png", 1)
+        results = Results(folder=tmp_path, names=NAMES, shared=["cat_0"])
+        with pytest.raises(ValueError, match=r"no result for a/cat_0: .*cat_0.png may be another"):
+            results.find("a/cat_0")
+        assert results.find("b/cat_0") == tmp_path / "b" / "cat_0.png"
+        assert results.find("cat_0") == tmp_path / "cat_0.png"
+        assert shared_in(["a/cat_0", "b/cat_0", "c/cat_1", "dog"]) == ["cat_0"]
+
     def test_strangers(self, tmp_path):
         for name in ("cat_0.png", "dogs/dog_0.png", "cat_9.png", "readme.txt"):
             result(tmp_path / name, 0)
@@ -135,6 +147,34 @@ class TestScore:
             (edited,) = (tmp_path / "out").glob("folder-*/cat_0/edited.png")
             assert (read_image(edited) == picture).all()
 
+    def test_a_bare_name_that_several_share(self, run, data, tmp_path):
+        """Also where only one of them is asked for."""
+        write_sample(tiny.make_sample(5), data / "cats" / "dog_0")
+        for name in ("dog_0.png", "cats/dog_0.png"):
+            result(tmp_path / "theirs" / name, 0)
+        status, out, err = score(run, data, "output=out", "data.select='*/dog_0'", "report=false")
+        assert status == 0, err
+        assert "without a score: 1 of 2 samples: dogs/dog_0" in out
+        status, _, err = score(run, data, "output=out", "data.select=dogs/dog_0", "report=false")
+        assert status == 2
+        assert "no result for dogs/dog_0" in err
+
+    def test_another_folder_of_one_name_replaces_nothing(self, run, data, tmp_path):
+        words = ["data.select=cat_0", f"output={tmp_path / 'out'}", "report=false"]
+        for folder in ("a", "b"):
+            result(tmp_path / folder / "theirs" / "cat_0.png", ord(folder))
+        os.chdir(tmp_path / "a")
+        assert score(run, data, *words)[0] == 0
+        before = records(tmp_path / "out")
+        os.chdir(tmp_path / "b")  # where the same words mean another folder
+        status, _, err = score(run, data, *words)
+        assert status == 2
+        assert re.search(r"holds the scores of .*/a/theirs: .* label=NAME", err), err
+        assert records(tmp_path / "out") == before
+        assert score(run, data, *words, "label=theirs_b")[0] == 0
+        os.chdir(tmp_path)
+        assert score(run, data, *words, "results=a/theirs")[0] == 0
+
     def test_nothing_found_is_an_error(self, run, data, tmp_path):
         (tmp_path / "theirs").mkdir()
         status, out, err = score(run, data)
@@ -147,6 +187,8 @@ class TestScore:
         [
             (["results=theirs"], "which data"),
             (["data=folder", "data.root=data"], "which results"),
+            (["data=folder", "data.root=data", "results="], "results= is empty"),
+            (["data=drag100", "results=theirs"], "data.root is missing"),
             (["data=folder", "data.root=data", "results=no"], "there is no folder no"),
         ],
     )

@@ -140,14 +140,27 @@ def run_score(cfg: DictConfig) -> None:
         raise ValueError("which data are these results of? Give data=NAME (see gooddrag data)")
     folders = paths_of(cfg, "results", "which results? Give results=DIR")
     found, rows = theirs_in(folders, cfg.label, cfg.seed), []
+    reading = _reading(cfg)
     for theirs in found:
-        changes = {"results": str(theirs.folder), "label": theirs.label, "seed": theirs.seed}
+        # from the root on, so that a run says what it was made from
+        folder = theirs.folder.resolve() if theirs.folder.is_dir() else theirs.folder
+        changes = {"results": str(folder), "label": theirs.label, "seed": theirs.seed}
+        changes |= {f"editor.{key}": value for key, value in reading.items()}
         changes["report"] = cfg.report and theirs is found[-1]
         if "gscore" in cfg.metrics and cfg.beside and len(found) > 1:
-            judge, names = plain(cfg.metrics.gscore.judge), plain(cfg)["editor"]["names"]
-            changes["metrics.gscore"] = beside_others(judge, theirs, found, names)
+            judge = plain(cfg.metrics.gscore.judge)
+            changes["metrics.gscore"] = beside_others(judge, theirs, found, reading)
         rows += _score(with_changes(cfg, changes))
     _need_one(rows)
+
+
+def _reading(cfg: DictConfig) -> dict[str, Any]:
+    """How results are found: names of files, and of samples what is not theirs alone, if any."""
+    from gooddrag.bench.results import shared_in
+
+    everything = {f"data.{key}": None for key in ("select", "limit") if key in cfg.data}
+    shared = shared_in(instantiate(with_changes(cfg, everything).data).names)
+    return {"names": plain(cfg)["editor"]["names"]} | ({"shared": shared} if shared else {})
 
 
 def _score(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -266,9 +279,12 @@ def _benchmark(cfg: DictConfig, root: str, output: Path) -> list[dict[str, Any]]
     """
     from gooddrag.bench.records import DONE, rows_of
     from gooddrag.bench.report import report_folder
+    from gooddrag.bench.results import check_origin
     from gooddrag.bench.runner import run_benchmark
 
     trainer, benchmark = benchmark_of(cfg, root, output)
+    if root == "score":
+        check_origin(benchmark.run, Path(text_of(cfg, "results") or ""))
     _say_what_loads(cfg)
     with restartable(output, benchmark.run.code):
         run_benchmark(trainer, benchmark)

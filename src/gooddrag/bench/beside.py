@@ -59,16 +59,19 @@ def theirs_in(folders: Sequence[Path], label: str | None, seed: int) -> list[The
 
 
 def beside_others(
-    judge: Mapping[str, Any], own: Theirs, all_: Sequence[Theirs], names: Sequence[str]
+    judge: Mapping[str, Any], own: Theirs, all_: Sequence[Theirs], reading: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """GScore's configuration where a method's edits are rated beside the others' of its seed."""
+    """GScore's configuration where a method's edits are rated beside the others' of its seed.
+
+    `reading` is what `Results` is given beside its folder.
+    """
     others = {t.label: str(t.folder) for t in all_ if t.seed == own.seed and t != own}
     return {
         "_target_": f"{GScoreBeside.__module__}.{GScoreBeside.__name__}",
         "judge": judge,
         "own": own.label,
         "others": others,
-        "names": names,
+        **reading,
     }
 
 
@@ -81,7 +84,7 @@ class GScoreBeside(SampleMean):
         judge: rates the edits.
         own: the method's label.
         others: the folder of results of each other method.
-        names: of files in a sample's folder, see `Results`.
+        reading: names and shared, see `Results`.
 
     Raises:
         ValueError: no such folder.
@@ -90,11 +93,11 @@ class GScoreBeside(SampleMean):
     higher_is_better = True
 
     def __init__(
-        self, *, judge: Judge, own: str, others: Mapping[str, str], names: Sequence[str]
+        self, *, judge: Judge, own: str, others: Mapping[str, str], **reading: Any
     ) -> None:
         super().__init__(["gscore", "gscore_failed"])
         self.judge, self.own = judge, own
-        self.others = {label: Results(folder=path, names=names) for label, path in others.items()}
+        self.others = {label: Results(folder=path, **reading) for label, path in others.items()}
 
     def update(self, source: Tensor, edited: Tensor, name: str) -> None:
         """Count one edit.
