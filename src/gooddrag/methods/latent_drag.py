@@ -16,7 +16,7 @@ from gooddrag.events import Phases
 from gooddrag.fitting import quiet_trainer
 from gooddrag.geometry import Canvas
 from gooddrag.memory import peak_memory, reset_peak_memory
-from gooddrag.methods.latent_editor import Adapt, LatentEditor
+from gooddrag.methods.latent_editor import Adapt, Latent, LatentEditor
 from gooddrag.reference import Pairs, Reference, reference_pass
 from gooddrag.supervision import MotionSupervision
 from gooddrag.tracking import PointTracking
@@ -112,15 +112,7 @@ class LatentDrag(LatentEditor):
             with phases("drag", sum(self.schedule)):
                 drag = self._drag(z_T, mask, pairs, references, denoising, canvas, phases)
 
-            z_0 = self._denoise(
-                drag.denoising,
-                drag.unedited,
-                drag.z.detach().to(backbone.device),
-                range(drag.step, len(times.descending)),
-                drag.last_dragged,
-                canvas,
-                phases,
-            )
+            z_0 = self._denoise_rest(drag, canvas, phases)
 
         images = self._decode(z_0, canvas, phases)
         memory = peak_memory(backbone.device)
@@ -142,6 +134,18 @@ class LatentDrag(LatentEditor):
     def dragged_steps(self) -> int:
         """Denoising steps until the last dragged one is over."""
         return max(i + 1 for i, count in enumerate(self.schedule) if count)
+
+    def _denoise_rest(self, drag: DragOptimization, canvas: Canvas, phases: Phases) -> Latent:
+        """The edited z_0, through the steps that come after the dragging."""
+        return self._denoise(
+            drag.denoising,
+            drag.unedited,
+            drag.z.detach().to(self.backbone.device),
+            range(drag.step, len(self.times.descending)),
+            drag.last_dragged,
+            canvas,
+            phases,
+        )
 
     def _drag(
         self,

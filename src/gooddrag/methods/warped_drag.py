@@ -133,7 +133,7 @@ class WarpedDrag(LatentDrag):
         """The method's table of contents."""
         canvas = self._canvas(samples)
         self._check_radius(canvas)
-        backbone, times = self.backbone, self.times
+        backbone = self.backbone
         reset_peak_memory(backbone.device)
 
         adapters = self.adapt(backbone, samples, phases)
@@ -147,15 +147,7 @@ class WarpedDrag(LatentDrag):
 
             drag = self._mend(denoising, pairs, canvas, phases)
 
-            z_0 = self._denoise(
-                denoising,
-                drag.unedited,
-                drag.z.detach().to(backbone.device),
-                range(drag.step, len(times.descending)),
-                drag.last_dragged,
-                canvas,
-                phases,
-            )
+            z_0 = self._denoise_rest(drag, canvas, phases)
 
         images = self._composed(samples, self._decode(z_0, canvas, phases), canvas)
         memory = peak_memory(backbone.device)
