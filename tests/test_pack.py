@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gooddrag.bench.pack import pack
+from gooddrag.bench.pack import pack, unpack
 from gooddrag.bench.reading import Experiment, read_results
 from gooddrag.bench.records import read_record
 from gooddrag.bench.report import write_report
@@ -97,6 +97,68 @@ class TestPack:
             pack(tmp_path / "no", tmp_path / "a.tar.xz", pictures=1, side=16)
         with pytest.raises(ValueError, match=r"found a\.zip"):
             pack(output, tmp_path / "a.zip", pictures=1, side=16)
+
+
+class TestUnpack:
+    """Packs come together in one folder; what is there stays."""
+
+    def test_into_an_empty_folder_it_is_what_tar_makes(self, output, tmp_path):
+        pack(output, tmp_path / "a.tar.xz", pictures=2, side=16)
+        assert unpack(tmp_path / "a.tar.xz", tmp_path / "own") == (11, 0)
+        there = unpacked(tmp_path / "a.tar.xz", tmp_path / "there")
+        found = [sorted(p.relative_to(f) for p in f.rglob("*")) for f in (tmp_path / "own", there)]
+        assert found[0] == found[1]
+        for path in there.rglob("*.json"):
+            other = tmp_path / "own" / path.relative_to(there)
+            assert json.loads(other.read_text()) == json.loads(path.read_text())
+        assert unpack(tmp_path / "a.tar.xz", tmp_path / "own") == (0, 11)
+
+    def test_parts_of_a_run_add_up(self, tmp_path):
+        """Samples, experiments, and results in the place of failures."""
+        no, other = ValueError("no"), ValueError("other")
+        for name, part in (("a", [1.0, None, no, no]), ("b", [7.0, 2.0, 3.0, other])):
+            fill(make_run(tmp_path / name, experiments={f"of {name}": "B9"}), part)
+            pack(tmp_path / name, tmp_path / f"{name}.tar", pictures=0, side=16)
+            unpack(tmp_path / f"{name}.tar", tmp_path / "out")
+        (run,) = [path.parent for path in (tmp_path / "out").rglob("run.json")]
+        assert json.loads((run / "run.json").read_text())["experiments"] == {
+            "of a": "B9",
+            "of b": "B9",
+        }
+        results = read_results([tmp_path / "out"])
+        assert [result.numbers.get("err") for result in results] == [1.0, 2.0, 3.0, None]
+        assert results[3].record["error"] == repr(no)
+
+    def test_pictures_that_are_there_stay(self, output, tmp_path):
+        pack(output, tmp_path / "a.tar", pictures=4, side=16)
+        before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+        assert unpack(tmp_path / "a.tar", output) == (0, 11)
+        assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+    @pytest.mark.parametrize("damage", ["cut", "text", "other", "outside", "json", "later", "none"])
+    def test_what_is_no_pack_leaves_nothing(self, output, tmp_path, damage):
+        archive = tmp_path / "a.tar.gz"
+        pack(output, archive, pictures=0, side=16)
+        if damage == "cut":
+            archive.write_bytes(archive.read_bytes()[:-300])
+        elif damage == "text":
+            archive.write_text("no archive at all")
+        elif damage == "none":
+            archive.unlink()
+        else:
+            name, content = {
+                "other": ("readme.txt", "hello"),
+                "outside": ("../run.json", "{}"),
+                "json": ("a/run.json", "{"),
+                "later": ("a/run.json", '{"format": "gooddrag-bench", "version": 99}'),
+            }[damage]
+            (tmp_path / "file").write_text(content)
+            with tarfile.open(archive, "w:gz") as tar:
+                tar.add(tmp_path / "file", arcname=name)
+        with pytest.raises(ValueError, match=r"a\.tar\.gz"):
+            unpack(archive, tmp_path / "there")
+        assert not (tmp_path / "there").exists()
+        assert not (tmp_path / "run.json").exists()
 
 
 class TestResume:

@@ -76,7 +76,7 @@ def run_command(command: str, arguments: Sequence[str]) -> list[int]:
     quiet_libraries()
     check_flags(command, arguments)
     root, task, _ = COMMANDS[command]
-    arguments = _with_folders(arguments) if command in ("report", "pack") else arguments
+    arguments = _with_folders(arguments) if command in ("report", "pack", "unpack") else arguments
     failures: list[int] = []
     here = os.getpid()
 
@@ -160,7 +160,7 @@ def _ended_as_by_ctrl_c(number: signal.Signals) -> Iterator[None]:
 
 
 def _with_folders(arguments: Sequence[str]) -> list[str]:
-    """`gooddrag report DIR...` is gooddrag report results=[DIR,...]; pack likewise."""
+    """`gooddrag report DIR...` is gooddrag report results=[DIR,...]; pack and unpack too."""
     folders = [word for word in arguments if not ("=" in word or word.startswith("-"))]
     quoted = ",".join("'" + word.replace("'", "\\'") + "'" for word in folders)
     rest = [word for word in arguments if word not in folders]

@@ -211,6 +211,16 @@ def run_pack(cfg: DictConfig) -> None:
     print(f"{count} records in {archive} ({archive.stat().st_size / 1e6:.1f} MB)")
 
 
+def run_unpack(cfg: DictConfig) -> None:
+    """gooddrag unpack."""
+    from gooddrag.bench.pack import unpack
+
+    folder = Path(text_of(cfg, "output") or "outputs/bench")
+    for archive in paths_of(cfg, "results", "which archive? Give gooddrag unpack FILE"):
+        came, known = unpack(archive, folder)
+        print(f"{archive}: {came} records now in {folder}, {known} were there")
+
+
 def run_tune(cfg: DictConfig) -> None:
     """gooddrag tune."""
     from gooddrag.bench.tune import begun, measured, tune
@@ -266,6 +276,7 @@ COMMANDS: dict[str, tuple[str, Callable[[DictConfig], None], str]] = {
     "score": ("score", run_score, "score anybody's folder of results, with the same report"),
     "report": ("report", run_report, "tables and a page of what bench and score have left"),
     "pack": ("pack", run_pack, "the records of bench and score in one small archive"),
+    "unpack": ("unpack", run_unpack, "add such an archive's records to those in a folder"),
     "tune": ("tune", run_tune, "let Optuna choose numbers by what bench finds"),
     "pretrain": ("pretrain", run_pretrain, "train the built-in model"),
 }

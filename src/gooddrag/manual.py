@@ -21,6 +21,7 @@ gooddrag: click a point, click where it should go, and the picture follows.
   gooddrag report DIR...            tables and a page of all that these have left below the folders
   gooddrag bench -m experiment=03_lora    a question of experiments/: a run for each of its variants
   gooddrag pack DIR                 their records in one small archive
+  gooddrag unpack FILE output=DIR   add an archive's records to those in a folder
   gooddrag tune                     let Optuna choose numbers by what bench finds
   gooddrag pretrain stage=vae output=DIR    train the built-in model
 

@@ -3,14 +3,18 @@
 An archive is laid out as the runs are (records.py). What is large is left behind: trajectories, and
 pictures but for those of a few samples, which go along as thumbnails. Unpacked it is a folder like
 any other: reports are made of it, also together with others, and a benchmark that finds its records
-in its output folder does not repeat them.
+in its output folder does not repeat them. Parts of runs from several machines come together in one
+folder: `unpack` adds to what is there, where `tar` would replace it.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import lzma
 import tarfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from PIL import Image
 
 from gooddrag.bench.reading import identity
 from gooddrag.bench.records import (
+    DONE,
     PACKED,
     PICTURE,
     POINTS,
@@ -26,13 +31,16 @@ from gooddrag.bench.records import (
     SAMPLES,
     SMALL,
     TRUTH,
+    checked_run,
     read_record,
     read_run,
+    save_run,
 )
 from gooddrag.bench.sheet import jpeg, there
-from gooddrag.data.files import replacing
+from gooddrag.data.files import replacing, write_bytes, write_json
 
 ARCHIVE = "pack.tar.xz"  # where no other name is given
+JSONS = (RUN, RECORD)
 FORMS: dict[str, Any] = {".xz": "w:xz", ".gz": "w:gz", ".tar": "w:"}
 
 
@@ -79,6 +87,82 @@ def pack(folder: Path, archive: Path, *, pictures: int, side: int) -> int:
             for name in (POINTS, TRUTH):
                 _add_picture(tar, folder, place / name, side)
     return count
+
+
+def unpack(archive: Path, folder: Path) -> tuple[int, int]:
+    """Add the records of an archive to a folder.
+
+    What is there stays, but for a failure where the archive has a result. Samples and experiments
+    of a run add up.
+
+    Args:
+        archive: by `pack`.
+        folder: of the runs; it need not exist.
+
+    Returns:
+        How many records came, and how many are as they were.
+
+    Raises:
+        ValueError: the archive cannot be read, or is no pack; nothing is written then.
+        OSError: a file cannot be written.
+    """
+    content = _contents(archive)
+    jsons = {path: _parsed(content[path], archive / path) for path in content if path.name in JSONS}
+    runs = {path.parent: checked_run(jsons[path], archive) for path in jsons if path.name == RUN}
+    if not runs:
+        raise ValueError(f"{archive} is no pack: gooddrag pack DIR makes one")
+    for run, about in runs.items():
+        save_run(folder / run, about)
+    came = known = 0
+    for path in content:
+        place = folder / path
+        if path.name == RECORD and _is_news(jsons[path], read_record(place.parent)):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_json(place, jsons[path])
+            came += 1
+        elif path.name == RECORD:
+            known += 1
+        elif path.suffix == SMALL and there(place.with_suffix(Path(PICTURE).suffix)) is None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(place, content[path])
+    return came, known
+
+
+def _contents(archive: Path) -> dict[Path, bytes]:
+    """An archive's files, as they are laid out.
+
+    Raises:
+        ValueError: it cannot be read, or has files that would lie elsewhere.
+    """
+    content: dict[Path, bytes] = {}
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if file := tar.extractfile(member):
+                    content[Path(member.name)] = file.read()
+    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(f"{archive} cannot be read: {error}") from None
+    for path in content:
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{archive} is no pack: it has a file {path}")
+    return content
+
+
+def _parsed(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not what gooddrag pack writes")
+    return found
+
+
+def _is_news(record: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
+    """Whether there was none, or only a failure where this is a result."""
+    if before is None:
+        return True
+    return bool(record.get("status") == DONE != before.get("status"))
 
 
 def spread(names: list[str], count: int) -> list[str]:

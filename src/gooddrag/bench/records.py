@@ -95,15 +95,9 @@ class Run:
 
     def save(self) -> None:
         """Write run.json; samples and experiments that it named before stay named."""
-        path, names, experiments = self.folder / RUN, list(self.names), dict(self.experiments)
-        if path.exists():
-            before = read_run(self.folder)
-            names += [name for name in before["names"] if name not in set(names)]
-            experiments = before.get("experiments", {}) | experiments
         about: dict[str, Any] = {"data": self.data, "label": self.label, "changes": self.changes}
-        about |= {"experiments": experiments, "config": self.config, "names": names}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, FORMAT | self.key | about)
+        about |= {"experiments": self.experiments, "config": self.config, "names": self.names}
+        save_run(self.folder, FORMAT | self.key | about)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row to table.jsonl in one write at its end, so that processes can share it."""
@@ -122,18 +116,40 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", text)
 
 
+def save_run(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write run.json; samples and experiments that one there names stay named.
+
+    Raises:
+        ValueError: see `checked_run`.
+    """
+    if (folder / RUN).exists():
+        before = read_run(folder)
+        names = dict.fromkeys([*about["names"], *before["names"]])
+        experiments = before.get("experiments", {}) | about.get("experiments", {})
+        about = {**about, "experiments": experiments, "names": list(names)}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RUN, about)
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """A run's run.json.
 
     Raises:
-        ValueError: it is missing, damaged, or of a later version.
+        ValueError: it is missing, or see `checked_run`.
     """
-    content = read_json(folder / RUN)
+    return checked_run(read_json(folder / RUN), folder / RUN)
+
+
+def checked_run(content: object, path: Path) -> dict[str, Any]:
+    """What a run.json holds.
+
+    Raises:
+        ValueError: it is damaged, or of a later version.
+    """
     found = content if isinstance(content, dict) else {}
     if {key: found.get(key) for key in FORMAT} != FORMAT:
         raise ValueError(
-            f"{folder / RUN} is no run of version {FORMAT['version']}: take the GoodDrag that "
-            "wrote it"
+            f"{path} is no run of version {FORMAT['version']}: take the GoodDrag that wrote it"
         )
     return found
 

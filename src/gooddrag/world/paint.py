@@ -85,14 +85,14 @@ class Canvas:
             light: [B, 1, 1, 1] in [-1, 1]: -1 lights from the left, 1 from the right.
             window: The rows and columns that are painted; the rest is left out.
         """
-        centres = (torch.arange(size, device=light.device, dtype=torch.float32) + 0.5) / size
+        centres = (torch.arange(size, device=light.device, dtype=light.dtype) + 0.5) / size
         rows, columns = (centres[part] for part in window)
         self.x, self.y = columns.view(1, 1, 1, -1), rows.view(1, 1, -1, 1)
         self.pixel = 1.0 / size
         light_x = 0.72 * light
         self.light = (light_x, -torch.sqrt(1 - light_x * light_x))
         shape = (light.shape[0], 3, len(rows), len(columns))
-        self.picture = torch.ones(shape, device=light.device)
+        self.picture = torch.ones(shape, dtype=light.dtype, device=light.device)
 
     def over(self, colour: Colour, cover: Tensor) -> None:
         """Lays `colour` over the pictures with opacity `cover` [B or 1, 1, size, size]."""
@@ -127,7 +127,7 @@ class Pen:
         if frame is None:
             self.x, self.y, self.light = canvas.x, canvas.y, canvas.light
         else:
-            angle = torch.as_tensor(frame.angle, dtype=torch.float32, device=canvas.x.device)
+            angle = torch.as_tensor(frame.angle, dtype=canvas.x.dtype, device=canvas.x.device)
             self.x, self.y = frame.local(canvas.x, canvas.y)
             self.light = rotate(canvas.light[0], canvas.light[1], -angle)
 
