@@ -6,7 +6,7 @@
 #   experiments/run_all.sh [OVERRIDES...]
 #   SEEDS=0 MINUTES=9 experiments/run_all.sh batch=75 workers=14      # on a GPU beside 16 cores
 #
-# To go on where there is only a pack of an earlier part: tar -xf pack.tar.xz -C outputs/experiments
+# To go on where there is only a pack of an earlier part: gooddrag unpack pack.tar.xz output=outputs/experiments
 set -u
 cd "$(dirname "$0")/.."
 

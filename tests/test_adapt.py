@@ -14,7 +14,7 @@ from gooddrag.backbones.adapter_files import ADAPTER_FILE, save_adapter
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.events import EditCallback, Phases
-from gooddrag.lora import Draws, adaptation_loss, add_noise, training_crop
+from gooddrag.lora import Draws, adaptation_loss, add_noise, random_corner, training_picture
 from tests.tiny import make_sample
 
 NUMBERS: dict[str, Any] = {
@@ -170,20 +170,62 @@ def test_none_and_file(backbone: StableDiffusion, tmp_path: Path) -> None:
 
 class TestCrops:
     @pytest.mark.parametrize("size", [(64, 64), (96, 64), (50, 70)])
-    def test_square_of_the_asked_side(self, size: tuple[int, int]) -> None:
-        image = torch.rand(3, *size)
-        crop = training_crop(image, 64, "once", torch.Generator().manual_seed(0))
-        assert crop.shape == (3, 64, 64)
+    def test_a_square_of_the_asked_side_fits(self, size: tuple[int, int]) -> None:
+        picture = training_picture(torch.rand(3, *size), 64, "once")
+        assert min(picture.shape[1:]) == 64
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(20):
+            corner = random_corner(picture.shape[1:], 64, generator)
+            assert all(
+                0 <= at <= extent - 64 for at, extent in zip(corner, picture.shape[1:], strict=True)
+            )
 
     def test_a_square_of_the_right_size_is_left_alone(self) -> None:
         image = torch.rand(3, 64, 64)
-        found = training_crop(image, 64, "once", torch.Generator())
-        torch.testing.assert_close(found, image)
+        torch.testing.assert_close(training_picture(image, 64, "once"), image)
+        assert random_corner((64, 64), 64, torch.Generator()) == (0, 0)
 
     def test_crops_differ_where_there_is_room(self) -> None:
-        image, generator = torch.rand(3, 64, 200), torch.Generator().manual_seed(0)
-        crops = {training_crop(image, 64, "once", generator).sum().item() for _ in range(5)}
-        assert len(crops) > 1
+        generator = torch.Generator().manual_seed(0)
+        corners = [random_corner((64, 200), 64, generator) for _ in range(20)]
+        assert {top for top, _ in corners} == {0}
+        assert len({left for _, left in corners}) > 5
+
+    def test_none_squeezes(self) -> None:
+        assert training_picture(torch.rand(3, 50, 70), 64, "none").shape == (3, 64, 64)
+
+    @pytest.mark.parametrize(("size", "most"), [((64, 64), 1), ((64, 66), 3)])
+    def test_no_crop_is_encoded_twice(
+        self, backbone: StableDiffusion, size: tuple[int, int], most: int
+    ) -> None:
+        seen = []
+        encode = backbone.encode
+
+        def counted(images: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append(images)
+            return encode(images)
+
+        samples = [make_sample(size=size), make_sample(size=size)]
+        generators = [torch.Generator().manual_seed(i) for i in (1, 2)]
+        adapter = adapter_of(crop="each_step", steps=4)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backbone, "encode", counted)
+            mean, std = adapter._posterior(backbone, samples, generators)
+        crops = {crop.numpy().tobytes() for images in seen for crop in images}
+        assert 2 <= sum(map(len, seen)) <= 2 * most
+        # each in its place: by step, sample and number, drawn by the sample's own generator
+        for i in (0, 1):
+            picture = training_picture(samples[i].image, 64, "each_step")
+            generator = torch.Generator().manual_seed(i + 1)
+            for step in range(4):
+                for m in range(NUMBERS["batch_size"]):
+                    top, left = random_corner(picture.shape[1:], 64, generator)
+                    crop = picture[:, top : top + 64, left : left + 64]
+                    assert crop.contiguous().numpy().tobytes() in crops
+                    expected = encode(crop[None])
+                    place = i * NUMBERS["batch_size"] + m
+                    assert torch.equal(mean[step, place], expected[0][0])
+                    assert torch.equal(std[step, place], expected[1][0])
 
     @pytest.mark.parametrize("crop", ["once", "each_step", "none"])
     def test_all_ways_train(self, backbone: StableDiffusion, crop: str) -> None:

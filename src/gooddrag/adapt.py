@@ -19,7 +19,7 @@ from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.events import Phases
 from gooddrag.fitting import quiet_trainer
-from gooddrag.lora import Draws, LoraAdaptation, training_crop
+from gooddrag.lora import Draws, LoraAdaptation, random_corner, training_picture
 from gooddrag.seeding import generator
 from gooddrag.types import DragSample
 
@@ -155,23 +155,27 @@ class LoraAdapter:
         samples: Sequence[DragSample],
         generators: Sequence[torch.Generator],
     ) -> tuple[Tensor, Tensor]:
-        """Posterior of the crops, (sets, samples * batch_size, c, h, w)."""
-        s = self.settings
-        sets = s.steps if s.crop == "each_step" else 1
-        moments = [
-            backbone.encode(
-                torch.stack(
-                    [
-                        training_crop(sample.image, backbone.resolution, s.crop, g)
-                        for sample, g in zip(samples, generators, strict=True)
-                        for _ in range(s.batch_size)
-                    ]
-                )
-            )
-            for _ in range(sets)
+        """Posterior of the crops, (sets, samples * batch_size, c, h, w).
+
+        A crop that comes again is encoded once: of a square picture there is only one.
+        """
+        s, side = self.settings, backbone.resolution
+        pictures = [training_picture(sample.image, side, s.crop) for sample in samples]
+        places = [
+            (i, *random_corner(pictures[i].shape[1:], side, g))
+            for _ in range(s.steps if s.crop == "each_step" else 1)
+            for i, g in enumerate(generators)
+            for _ in range(s.batch_size)
         ]
-        mean, std = (torch.stack(moment) for moment in zip(*moments, strict=True))
-        return mean, std
+        moments = {}
+        for place in places:
+            if place not in moments:
+                i, top, left = place
+                crop = pictures[i][:, top : top + side, left : left + side]
+                moments[place] = backbone.encode(crop[None])
+        means, stds = zip(*(moments[place] for place in places), strict=True)
+        batch = len(samples) * s.batch_size
+        return torch.cat(means).unflatten(0, (-1, batch)), torch.cat(stds).unflatten(0, (-1, batch))
 
 
 def digest(image: Float[Tensor, "3 h w"]) -> str:

@@ -152,15 +152,20 @@ class Draws(Iterable[Draw]):
             yield Draw(torch.cat(posterior), torch.cat(eps), torch.cat(t))
 
 
-def training_crop(
-    image: Float[Tensor, "3 h w"], side: int, crop: str, generator: torch.Generator
-) -> Float[Tensor, "3 side side"]:
-    """The shorter side resized to `side`, then a random square (lora_utils.py:255-262)."""
+def training_picture(
+    image: Float[Tensor, "3 h w"], side: int, crop: str
+) -> Float[Tensor, "3 rh rw"]:
+    """What is cropped: the shorter side resized to `side`, or both (lora_utils.py:255-262)."""
     height, width = image.shape[1:]
     scale = side / min(height, width)
     size = (side, side) if crop == "none" else (round(height * scale), round(width * scale))
-    resized = functional.interpolate(
+    resized: Tensor = functional.interpolate(
         image[None], size, mode="bilinear", antialias=True, align_corners=False
     )[0]
+    return resized
+
+
+def random_corner(size: Sequence[int], side: int, generator: torch.Generator) -> tuple[int, int]:
+    """(top, left) of a random square of a picture of size (height, width)."""
     top, left = (int(torch.randint(extent - side + 1, (), generator=generator)) for extent in size)
-    return resized[:, top : top + side, left : left + side]
+    return top, left
