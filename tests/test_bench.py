@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -506,8 +507,8 @@ def drags(tmp_path_factory) -> Path:
     return root
 
 
-def start(cwd: Path, *words: str) -> subprocess.Popen:
-    env = os.environ | {"GOODDRAG_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
+def start(cwd: Path, *words: str, **variables: str) -> subprocess.Popen:
+    env = os.environ | {"GOODDRAG_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"} | variables
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [PROGRAM, *words], cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True
@@ -592,6 +593,35 @@ class TestProgram:
             assert table(one) == table(two)
             for path in one.rglob("edited.png"):
                 assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
+
+    def test_two_nodes(self, drags, tiny_folder, tmp_path):
+        """Two programs that were started apart, as on two machines that share a folder."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        words = [
+            *DRAG,
+            "adapt=none",
+            "data.limit=3",
+            "trainer.accelerator=cpu",
+            "trainer.devices=1",
+        ]
+        nodes = self.words(
+            drags, tiny_folder, tmp_path / "nodes", *words, "trainer=ddp", "trainer.num_nodes=2"
+        )
+        programs = [start(tmp_path, *nodes, NODE_RANK=str(i), **meeting) for i in (1, 0)]
+        try:
+            other, first = (program.communicate(timeout=200) for program in programs)
+        finally:
+            for program in programs:
+                program.kill()
+        assert [program.returncode for program in programs] == [0, 0], other[1] + first[1]
+        assert "3 of 3 samples done" in first[0]
+        assert "samples done" not in other[0]
+        finished(tmp_path, *self.words(drags, tiny_folder, tmp_path / "one", *words, "trainer=cpu"))
+        (one,), (two,) = (list((tmp_path / name).glob("folder-*")) for name in ("one", "nodes"))
+        assert one.name == two.name
+        assert table(one) == table(two)
 
 
 class TestConf:
