@@ -2,7 +2,8 @@
 
 torch takes two kernels forward and five backward for a GEGLU, and an addition of its own before
 each LayerNorm and behind each of its gradients. Arithmetic is float32 whatever the precision of
-the tensors; the input alone is kept for the backward.
+the tensors; the input alone is kept for the backward. A kernel is made for widths that 16 divide,
+where a thread reads and writes 16 bytes at a time, and another for all others.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def _halves(x, total, width, N: tl.constexpr):
     return own, some, left, a, gate
 
 
-@triton.jit(do_not_specialize=["total", "width"])
+@triton.jit
 def _geglu(x, y, total, width, N: tl.constexpr):
     """y = a gelu(gate), where a row of x is a and gate one after the other."""
     own, some, _, a, gate = _halves(x, total, width, N)
@@ -36,7 +37,7 @@ def _geglu(x, y, total, width, N: tl.constexpr):
     tl.store(y + own, (a * gate * below).to(y.dtype.element_ty), mask=some)
 
 
-@triton.jit(do_not_specialize=["total", "width"])
+@triton.jit
 def _geglu_gradient(x, dy, dx, total, width, N: tl.constexpr):
     """gelu'(u) = Phi(u) + u phi(u)."""
     own, some, left, a, gate = _halves(x, total, width, N)
@@ -90,7 +91,7 @@ def _row(s, width, eps, N: tl.constexpr):
     return columns, some, place, apart * rstd, rstd
 
 
-@triton.jit(do_not_specialize=["width"])
+@triton.jit
 def _layer_norm(x, r, s, y, weight, bias, width, eps, ADD: tl.constexpr, N: tl.constexpr):
     """s = x + r, y = LayerNorm(s)."""
     if ADD:
@@ -112,7 +113,7 @@ def _layer_norm(x, r, s, y, weight, bias, width, eps, ADD: tl.constexpr, N: tl.c
     tl.store(y + place, (hat * w + b).to(y.dtype.element_ty), mask=some)
 
 
-@triton.jit(do_not_specialize=["width"])
+@triton.jit
 def _layer_norm_gradient(s, ds, dy, dx, weight, width, eps, ADD: tl.constexpr, N: tl.constexpr):
     """dx = ds + (g - mean(g) - x_hat mean(g x_hat)) / std, where g = weight dy."""
     columns, some, place, hat, rstd = _row(s, width, eps, N)
