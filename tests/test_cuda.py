@@ -64,7 +64,18 @@ class TestKernels:
 
     @pytest.mark.parametrize("silu", [True, False])
     @pytest.mark.parametrize("moved", [True, False])
-    @pytest.mark.parametrize("shape", [(2, 64, 9, 11, 8), (1, 96, 40, 30, 32), (3, 2560, 8, 8, 32)])
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            (2, 64, 9, 11, 8),
+            (1, 96, 40, 30, 32),
+            (3, 2560, 8, 8, 32),
+            (2, 1280, 16, 16, 32),
+            (1, 2560, 16, 16, 32),
+            (1, 320, 64, 64, 32),
+            (1, 30, 5, 7, 3),
+        ],
+    )
     def test_group_norm(self, shape: tuple[int, ...], moved: bool, silu: bool) -> None:
         """The input is far from zero, where naive sums would cancel."""
         from gooddrag.kernels.maps import group_norm
@@ -73,11 +84,13 @@ class TestKernels:
         x = (torch.randn(size, device="cuda") * 2 + 30).requires_grad_()
         weight, bias = torch.randn(2, size[1], device="cuda")
         offset = torch.randn(size[:2], device="cuda") * 5 if moved else None
-        found = group_norm(x, offset, weight, bias, groups, 1e-5, silu)
+        same, found = group_norm(x, offset, weight, bias, groups, 1e-5, silu)
         whole = x.double() if offset is None else x.double() + offset.double()[:, :, None, None]
         expected = functional.group_norm(whole, groups, weight.double(), bias.double(), 1e-5)
         expected = functional.silu(expected) if silu else expected
         assert_same_with_gradients(found, expected, [x], 1e-4)
+        both, expected = torch.cat((same, found)), torch.cat((x.double(), expected))
+        assert_same_with_gradients(both, expected, [x], 1e-4)
 
     def test_add(self) -> None:
         from gooddrag.kernels.maps import add
@@ -114,7 +127,10 @@ def assert_same_with_gradients(
 ) -> None:
     torch.testing.assert_close(found.double(), expected.double(), rtol=tolerance, atol=tolerance)
     towards = torch.randn_like(found)
-    gradients = [torch.autograd.grad((y * towards).sum(), inputs) for y in (found, expected)]
+    gradients = [
+        torch.autograd.grad((y * towards).sum(), inputs, retain_graph=True)
+        for y in (found, expected)
+    ]
     torch.testing.assert_close(*gradients, rtol=tolerance, atol=tolerance)
 
 

@@ -65,15 +65,19 @@ class FusedGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """Normalise x (b, c, h, w) + offset (b, c) over (c / groups, h, w)."""
+        return self.beside(x, offset)[1]
+
+    def beside(self, x: Tensor, offset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x, for who reads it beside its norm, and the norm; see `kernels.maps.group_norm`."""
         if x.is_cuda and not (offset is not None and offset.requires_grad):
             from gooddrag.kernels.maps import MEMBERS, group_norm
 
             if self.size <= MEMBERS:
                 settings = (self.weight, self.bias, self.groups, self.eps, self.silu)
                 return group_norm(x, offset, *settings)
-        x = x if offset is None else x + offset[:, :, None, None]
-        y = functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
-        return functional.silu(y) if self.silu else y
+        moved = x if offset is None else x + offset[:, :, None, None]
+        y = functional.group_norm(moved, self.groups, self.weight, self.bias, self.eps)
+        return x, functional.silu(y) if self.silu else y
 
 
 class TimeOffsets:
@@ -227,7 +231,8 @@ def compile_kernels(unet: UNet2DConditionModel) -> None:
     wide = {"device": unet.device, "dtype": unet.dtype, "requires_grad": True}
     for module in unet.modules():
         if isinstance(module, FusedGroupNorm):
-            x, time = torch.zeros(1, len(module.weight), 8, 8, **wide), module.bias.detach()[None]
+            # large, since a small map's kernels are made for its size, which is not known here
+            x, time = torch.zeros(1, len(module.weight), 64, 64, **wide), module.bias.detach()[None]
             (module(x) + module(x, time)).sum().backward()
         elif isinstance(module, FusedTransformerBlock):
             x = torch.zeros(1, 8, len(module.norm1.weight), **wide)

@@ -2,7 +2,9 @@
 
 torch's GroupNorm wants channels first on CUDA, convolutions are fastest channels last: between
 them every tensor is turned round twice and read six times. These kernels read it where it lies,
-and backward keeps the input alone. Arithmetic is float32 whatever the precision of the tensors.
+and backward keeps the input alone. A small map takes one kernel each way, with a program for each
+group; a large one takes three, in tiles that fill the device. Arithmetic is float32 whatever the
+precision of the tensors.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ ROWS, COLUMNS = 64, 64  # pixels and channels of a tile
 BLOCK = 1024  # elements of a sum
 MEMBERS = 128  # the most channels that a group may have
 VALUES = 4096  # of tiles that are joined at a time
+WHOLE = 16384  # values of a group that one program may hold: more would not fit the registers
+PIXELS = (64, 256, 1024)  # what it pads them to, so that maps of many sizes share a kernel
+SHARE = 1024  # values of it to a warp
 # One kernel serves all of them; of channels it knows whether 16 divide them, so that a thread reads
 # and writes 16 bytes at a time.
 SIZES = ["pixels", "chunks", "size"]
@@ -201,6 +206,7 @@ def _gradient_means(
 def _gradient(
     x,
     dy,
+    residual,
     dx,
     scale,
     shift,
@@ -210,18 +216,119 @@ def _gradient(
     mean_gx,
     pixels,
     channels,
+    ADD: tl.constexpr,
     SILU: tl.constexpr,
     R: tl.constexpr,
     C: tl.constexpr,
 ):
-    """dx = g - mean(g) - x_hat mean(g x_hat), where g carries 1 / std already."""
+    """dx = g - mean(g) - x_hat mean(g x_hat), where g carries 1 / std already, + residual."""
     columns, some, inside, place = _tile(pixels, channels, R, C)
     own = tl.program_id(2) * channels + columns
     g, hat = _gradient_of_u(x, dy, scale, shift, centre, inverse, own, place, inside, some, SILU)
     m = tl.load(mean_g + own, mask=some, other=0.0)
     mx = tl.load(mean_gx + own, mask=some, other=0.0)
     result = g - m[None, :] - hat * mx[None, :]
+    if ADD:
+        result += tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(dx + place, result.to(dx.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _group(pixels, channels, SIZE: tl.constexpr, P: tl.constexpr, S: tl.constexpr):
+    """This program's channels, one group's; which of the values exist, and their places."""
+    rows, members = tl.arange(0, P), tl.arange(0, S)
+    columns = tl.program_id(0) * SIZE + members
+    mine = members < SIZE
+    inside = (rows < pixels)[:, None] & mine[None, :]
+    place = (tl.program_id(1) * pixels + rows)[:, None].to(tl.int64) * channels + columns[None, :]
+    return columns, mine, inside, place
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _whole(
+    x,
+    y,
+    offset,
+    weight,
+    bias,
+    scale,
+    shift,
+    centre,
+    inverse,
+    pixels,
+    channels,
+    eps,
+    OFFSET: tl.constexpr,
+    SILU: tl.constexpr,
+    SIZE: tl.constexpr,
+    P: tl.constexpr,
+    S: tl.constexpr,
+):
+    """What `_statistics`, `_normalisation` and `_apply` do, for a group that one program holds."""
+    columns, mine, inside, place = _group(pixels, channels, SIZE, P, S)
+    value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    own = tl.program_id(1) * channels + columns
+    moved = tl.zeros([S], tl.float32)
+    if OFFSET:
+        moved = tl.load(offset + own, mask=mine, other=0.0).to(tl.float32)
+    total = (pixels * SIZE).to(tl.float32)
+    # column sums first: the offset is the same for all pixels
+    average = tl.sum(tl.sum(value, 0) + moved * pixels, 0) / total
+    apart = tl.where(inside, value + (moved - average)[None, :], 0.0)
+    rstd = 1 / tl.sqrt(tl.sum(tl.sum(apart * apart, 0), 0) / total + eps)
+    a = tl.load(weight + columns, mask=mine, other=0.0).to(tl.float32) * rstd
+    b = tl.load(bias + columns, mask=mine, other=0.0).to(tl.float32) - (average - moved) * a
+    u = value * a[None, :] + b[None, :]
+    if SILU:
+        u = u * tl.sigmoid(u)
+    tl.store(y + place, u.to(y.dtype.element_ty), mask=inside)
+    tl.store(scale + own, a, mask=mine)
+    tl.store(shift + own, b, mask=mine)
+    tl.store(centre + own, average - moved, mask=mine)
+    tl.store(inverse + own, tl.zeros([S], tl.float32) + rstd, mask=mine)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _whole_gradient(
+    x,
+    dy,
+    residual,
+    dx,
+    scale,
+    shift,
+    centre,
+    inverse,
+    pixels,
+    channels,
+    ADD: tl.constexpr,
+    SILU: tl.constexpr,
+    SIZE: tl.constexpr,
+    P: tl.constexpr,
+    S: tl.constexpr,
+):
+    """What `_gradient_sums`, `_gradient_means` and `_gradient` do, for such a group."""
+    columns, mine, inside, place = _group(pixels, channels, SIZE, P, S)
+    own = tl.program_id(1) * channels + columns
+    g, hat = _gradient_of_u(x, dy, scale, shift, centre, inverse, own, place, inside, mine, SILU)
+    total = (pixels * SIZE).to(tl.float32)
+    m = tl.sum(tl.sum(g, 0), 0) / total
+    mx = tl.sum(tl.sum(tl.where(inside, g * hat, 0.0), 0), 0) / total
+    result = g - m - hat * mx
+    if ADD:
+        result += tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(dx + place, result.to(dx.dtype.element_ty), mask=inside)
+
+
+def whole(pixels: int, size: int) -> tuple[int, int] | None:
+    """What pixels and channels of a group are padded to, if one program can hold it."""
+    members = triton.next_power_of_2(size)
+    padded = next((count for count in PIXELS if count >= pixels), None)
+    return None if padded is None or padded * members > WHOLE else (padded, members)
+
+
+def warps_of(padded: tuple[int, int]) -> int:
+    """Of a program that holds so many pixels of so many channels."""
+    return max(1, padded[0] * padded[1] // SHARE)
 
 
 def together(size: int) -> tuple[int, int]:
@@ -241,54 +348,58 @@ class _GroupNorm(torch.autograd.Function):
         groups: int,
         eps: float,
         silu: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         x = x.contiguous(memory_format=torch.channels_last)
         samples, channels, height, width = x.shape
         pixels, size = height * width, channels // groups
-        chunks = triton.cdiv(pixels, ROWS)
-        tiles = (chunks, triton.cdiv(channels, COLUMNS), samples)
-        wide: dict[str, Any] = {"device": x.device, "dtype": torch.float32}
-        mean, m2 = torch.empty((2, samples, chunks, channels), **wide)
-        _statistics[tiles](x, mean, m2, pixels, channels, chunks, ROWS, COLUMNS)
-        affine = torch.empty((4, samples, channels), **wide)
-        shape = (pixels, channels, chunks, size, float(pixels * size))
+        affine = torch.empty((4, samples, channels), device=x.device, dtype=torch.float32)
+        y, added = torch.empty_like(x), offset is not None
         moved = weight if offset is None else offset.expand(samples, channels).contiguous()
-        _normalisation[(groups, samples)](
-            mean,
-            m2,
-            moved,
-            weight,
-            bias,
-            *affine,
-            *shape,
-            eps,
-            offset is not None,
-            ROWS,
-            *together(size),
-        )
-        y = torch.empty_like(x)
-        _apply[tiles](x, y, affine[0], affine[1], pixels, channels, silu, ROWS, COLUMNS)
+        if padded := whole(pixels, size):
+            given = (pixels, channels, eps, added, silu, size, *padded)
+            warps = warps_of(padded)
+            _whole[(groups, samples)](x, y, moved, weight, bias, *affine, *given, num_warps=warps)
+        else:
+            chunks = triton.cdiv(pixels, ROWS)
+            tiles = (chunks, triton.cdiv(channels, COLUMNS), samples)
+            mean, m2 = affine.new_empty((2, samples, chunks, channels))
+            _statistics[tiles](x, mean, m2, pixels, channels, chunks, ROWS, COLUMNS)
+            shape = (pixels, channels, chunks, size, float(pixels * size), eps)
+            _normalisation[(groups, samples)](
+                mean, m2, moved, weight, bias, *affine, *shape, added, ROWS, *together(size)
+            )
+            _apply[tiles](x, y, affine[0], affine[1], pixels, channels, silu, ROWS, COLUMNS)
         ctx.save_for_backward(x, affine)
-        ctx.groups, ctx.silu, ctx.tiles = groups, silu, tiles
-        return y
+        ctx.groups, ctx.silu = groups, silu
+        ctx.set_materialize_grads(False)
+        return x.view_as(x), y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, ds: Tensor | None, dy: Tensor | None) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return ds, None, None, None, None, None, None
         x, affine = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
+        added = ds is not None
+        residual = dy if ds is None else ds.contiguous(memory_format=torch.channels_last)
         samples, channels, height, width = x.shape
-        pixels, size, chunks = height * width, channels // ctx.groups, ctx.tiles[0]
-        wide: dict[str, Any] = {"device": x.device, "dtype": torch.float32}
-        sums = torch.empty((2, samples, chunks, channels), **wide)
-        _gradient_sums[ctx.tiles](
-            x, dy, *affine, *sums, pixels, channels, chunks, ctx.silu, ROWS, COLUMNS
-        )
-        means = torch.empty((2, samples, channels), **wide)
-        _gradient_means[(ctx.groups, samples)](
-            *sums, *means, channels, chunks, size, float(pixels * size), *together(size)
-        )
-        dx = torch.empty_like(x)
-        _gradient[ctx.tiles](x, dy, dx, *affine, *means, pixels, channels, ctx.silu, ROWS, COLUMNS)
+        pixels, size = height * width, channels // ctx.groups
+        dx, grid = torch.empty_like(x), (ctx.groups, samples)
+        given: tuple[Any, ...]
+        if padded := whole(pixels, size):
+            given = (pixels, channels, added, ctx.silu, size, *padded)
+            _whole_gradient[grid](x, dy, residual, dx, *affine, *given, num_warps=warps_of(padded))
+        else:
+            chunks = triton.cdiv(pixels, ROWS)
+            tiles = (chunks, triton.cdiv(channels, COLUMNS), samples)
+            sums = affine.new_empty((2, samples, chunks, channels))
+            given = (pixels, channels, chunks, ctx.silu, ROWS, COLUMNS)
+            _gradient_sums[tiles](x, dy, *affine, *sums, *given)
+            means = affine.new_empty((2, samples, channels))
+            shape = (channels, chunks, size, float(pixels * size))
+            _gradient_means[grid](*sums, *means, *shape, *together(size))
+            given = (pixels, channels, added, ctx.silu, ROWS, COLUMNS)
+            _gradient[tiles](x, dy, residual, dx, *affine, *means, *given)
         return dx, None, None, None, None, None, None
 
 
@@ -300,8 +411,11 @@ def group_norm(
     groups: int,
     eps: float,
     silu: bool,
-) -> Tensor:
-    """GroupNorm of x + offset with frozen weights, and SiLU behind it if asked for.
+) -> tuple[Tensor, Tensor]:
+    """x, and GroupNorm of x + offset with frozen weights, with SiLU behind it if asked for.
+
+    Who reads x beside its norm should read the x given back: its gradient is then added where the
+    norm's is made.
 
     Args:
         x: (b, c, h, w) on CUDA, at most float32, and at most 128 channels a group.
@@ -311,8 +425,8 @@ def group_norm(
         eps: added to the variance.
         silu: whether SiLU follows.
     """
-    y: Tensor = _GroupNorm.apply(x, offset, weight, bias, groups, eps, silu)
-    return y
+    same, y = _GroupNorm.apply(x, offset, weight, bias, groups, eps, silu)
+    return same, y
 
 
 @triton.jit
