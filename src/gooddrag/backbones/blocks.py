@@ -148,8 +148,9 @@ class FusedResnetBlock(ResnetBlock2D):
 
     def forward(self, input_tensor: Tensor, temb: Tensor, *_: object, **__: object) -> Tensor:
         """Map (b, c_in, h, w) to (b, c_out, h, w), given the time embedding (1 or b, d)."""
-        x, bias = input_tensor, self.conv2.bias
-        h = without_bias(self.conv1, self.norm1(x))
+        bias = self.conv2.bias
+        x, h = self.norm1.beside(input_tensor)
+        h = without_bias(self.conv1, h)
         h = without_bias(self.conv2, self.norm2(h, self.offsets.of(self, temb)))
         if self.conv_shortcut is not None:
             x = without_bias(self.conv_shortcut, x)

@@ -11,6 +11,8 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gooddrag.backbones.blocks import FusedGroupNorm
+
 
 def keep_channels_last(unet: UNet2DConditionModel) -> None:
     """Turn the weights of convolutions, and let no transformer block turn its maps back."""
@@ -23,7 +25,10 @@ def keep_channels_last(unet: UNet2DConditionModel) -> None:
 
 def to_tokens(block: Transformer2DModel, hidden_states: Tensor) -> tuple[Tensor, int]:
     """diffusers' own first lines of a transformer block: (b, c, h, w) to (b, h w, c'), and c'."""
-    maps = block.norm(hidden_states)
+    if isinstance(block.norm, FusedGroupNorm):
+        block.residual, maps = block.norm.beside(hidden_states)
+    else:
+        block.residual, maps = hidden_states, block.norm(hidden_states)
     if not block.use_linear_projection:
         maps = pointwise(block.proj_in, maps)
     tokens = maps.permute(0, 2, 3, 1).flatten(1, 2)
@@ -40,7 +45,11 @@ def from_tokens(
     width: int,
     inner_dim: int,
 ) -> Tensor:
-    """diffusers' own last lines of it, which turn every map channels first."""
+    """diffusers' own last lines of it, which turn every map channels first.
+
+    The residual is read as `to_tokens` left it: its gradient is added where the norm's is made.
+    """
+    residual, block.residual = block.residual, None
     linear = block.use_linear_projection
     tokens = block.proj_out(hidden_states) if linear else hidden_states
     maps = tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
