@@ -185,6 +185,21 @@ class TestFusedNorms:
         for adapters in ([one, one], [one, other]):
             assert_same(step(fused, adapters), step(backbone64, adapters), 1e-10)
 
+    def test_text_is_projected_anew_in_each_pass(
+        self, tiny_folder: Path, backbone64: StableDiffusion
+    ) -> None:
+        """Of all layers in one product, with the weights that the pass finds."""
+        fused = tiny.load(tiny_folder, "float64")
+        fuse(fused.unet, 0)
+        adapter, text = random_adapter(backbone64, 1), backbone64.embed(["a cat"])
+        z = torch.randn(1, 4, 8, 8).double()
+        for adapters in (None, [adapter], None):
+            found = []
+            for backbone in (fused, backbone64):
+                with backbone.adapted(adapters), torch.no_grad():
+                    found.append(backbone.unet(z, 500, encoder_hidden_states=text).sample)
+            assert_same(found[:1], found[1:], 1e-10)
+
     def test_adapters_of_the_time_embedding(
         self, tiny_folder: Path, backbone64: StableDiffusion
     ) -> None:

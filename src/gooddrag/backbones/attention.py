@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -34,10 +34,15 @@ class FusedAttention:
     def __init__(self, attn: Attention, cudnn_attention: int) -> None:
         self.cudnn_attention = cudnn_attention
         layers = [attn.to_q, attn.to_k, attn.to_v]
-        self.joined = layers if attn.to_q.in_features == attn.to_k.in_features else layers[1:]
-        self.matrix = torch.cat([layer.weight.detach() for layer in self.joined])
+        self.joined = layers[1:] if attn.is_cross_attention else layers
+        self.text: TextProjections | None = None
+        self.place_in(torch.cat([layer.weight.detach() for layer in self.joined]))
+
+    def place_in(self, matrix: Tensor) -> None:
+        """Let the layers' weights be parts of a matrix that holds their values."""
+        self.matrix = matrix
         sizes = [layer.out_features for layer in self.joined]
-        for layer, part in zip(self.joined, self.matrix.split(sizes), strict=True):
+        for layer, part in zip(self.joined, matrix.split(sizes), strict=True):
             layer.weight = nn.Parameter(part, requires_grad=False)
 
     @staticmethod
@@ -88,6 +93,8 @@ class FusedAttention:
         matrix = self._matrix()
         if context is None and len(self.joined) == 3:
             return linear(x, matrix).chunk(3, dim=-1)
+        if matrix is self.matrix and self.text is not None and context is not None:
+            return attn.to_q(x), *self.text.of(self, context).chunk(2, dim=-1)
         context = x if context is None else context
         size = 2 * attn.to_v.out_features
         return attn.to_q(x), *linear(context, matrix[-size:]).chunk(2, dim=-1)
@@ -97,6 +104,37 @@ class FusedAttention:
         weights = [layer.weight for layer in self.joined]
         own = all(isinstance(weight, nn.Parameter) for weight in weights)
         return self.matrix if own else torch.cat(weights)
+
+
+class TextProjections:
+    """Keys and values of the text for all layers that attend to it, in one product a pass.
+
+    The layers' matrices stand below one another in one, of which they are parts.
+
+    Args:
+        layers: of cross-attention, all to one text.
+    """
+
+    def __init__(self, layers: Sequence[FusedAttention]) -> None:
+        self.layers = list(layers)
+        self.matrix = torch.cat([layer.matrix for layer in layers])
+        self._sizes = [len(layer.matrix) for layer in layers]
+        for layer, part in zip(layers, self.matrix.split(self._sizes), strict=True):
+            layer.place_in(part)
+            layer.text = self
+        self.forget()
+
+    def forget(self, *_: object) -> None:
+        """A pass begins: a graph that is recorded has to make them itself."""
+        self._context: Tensor | None = None
+        self._projected: dict[FusedAttention, Tensor] = {}
+
+    def of(self, layer: FusedAttention, context: Tensor) -> Tensor:
+        """Keys and values of a layer side by side, given the text (b, m, d)."""
+        if context is not self._context:
+            parts = linear(context, self.matrix).split(self._sizes, dim=-1)
+            self._context, self._projected = context, dict(zip(self.layers, parts, strict=True))
+        return self._projected[layer]
 
 
 def has_adapter(layer: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gooddrag.backbones.attention import FusedAttention
+from gooddrag.backbones.attention import FusedAttention, TextProjections
 
 
 def fuse(unet: UNet2DConditionModel, cudnn_attention: int) -> None:
@@ -35,6 +35,9 @@ def fuse(unet: UNet2DConditionModel, cudnn_attention: int) -> None:
         block.norm1 = FusedGroupNorm(block.norm1, silu=True)
         block.norm2 = FusedGroupNorm(block.norm2, silu=True)
         block.__class__, block.offsets = FusedResnetBlock, offsets
+        last = [layer for layer in (block.conv2, block.conv_shortcut) if layer is not None]
+        block.added = sum(layer.bias.detach() for layer in last if layer.bias is not None)
+    crossing: list[FusedAttention] = []
     for module in list(unet.modules()):
         if isinstance(module, Transformer2DModel) and isinstance(module.norm, nn.GroupNorm):
             module.norm = FusedGroupNorm(module.norm, silu=False)
@@ -42,8 +45,12 @@ def fuse(unet: UNet2DConditionModel, cudnn_attention: int) -> None:
             module.__class__ = FusedTransformerBlock
         elif isinstance(module, Attention) and FusedAttention.fits(module):
             module.set_processor(FusedAttention(module, cudnn_attention))
+            if module.is_cross_attention:
+                crossing.append(module.processor)
         elif type(module) is GEGLU:
             module.__class__ = FusedGEGLU
+    if len({layer.matrix.shape[1] for layer in crossing}) == 1:
+        unet.register_forward_pre_hook(TextProjections(crossing).forget)
     if isinstance(unet.conv_norm_out, nn.GroupNorm) and isinstance(unet.conv_act, nn.SiLU):
         unet.conv_norm_out = FusedGroupNorm(unet.conv_norm_out, silu=True)
         unet.conv_act = nn.Identity()
@@ -125,10 +132,12 @@ class FusedResnetBlock(ResnetBlock2D):
     Attributes:
         offsets: of all blocks.
         place: among them.
+        added: the biases of the last convolution and of the shortcut.
     """
 
     offsets: TimeOffsets
     place: int
+    added: Tensor
 
     @staticmethod
     def fits(block: ResnetBlock2D) -> bool:
@@ -148,18 +157,16 @@ class FusedResnetBlock(ResnetBlock2D):
 
     def forward(self, input_tensor: Tensor, temb: Tensor, *_: object, **__: object) -> Tensor:
         """Map (b, c_in, h, w) to (b, c_out, h, w), given the time embedding (1 or b, d)."""
-        bias = self.conv2.bias
         x, h = self.norm1.beside(input_tensor)
         h = without_bias(self.conv1, h)
         h = without_bias(self.conv2, self.norm2(h, self.offsets.of(self, temb)))
         if self.conv_shortcut is not None:
             x = without_bias(self.conv_shortcut, x)
-            bias = bias if self.conv_shortcut.bias is None else bias + self.conv_shortcut.bias
         if h.is_cuda:
             from gooddrag.kernels.maps import add
 
-            return add(x, h, bias)
-        return x + h + bias[:, None, None]
+            return add(x, h, self.added)
+        return x + h + self.added[:, None, None]
 
 
 def without_bias(convolution: nn.Conv2d, x: Tensor) -> Tensor:
