@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gooddrag.geometry import Canvas, directions, latent_mask, sample_patches
+from gooddrag.geometry import Canvas, directions, latent_mask, product_patches, sample_patches
 
 ONE = torch.tensor([0])
 WIDE = Canvas((40, 48), (40, 48))  # a grid of 20 x 24 cells
@@ -144,6 +144,36 @@ def test_patches_are_those_of_the_resized_map(size: tuple[int, int], grid: tuple
         torch.autograd.grad((patches * towards).sum(), features)[0] for patches in (found, expected)
     )
     torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "canvas"),
+    [((8, 8), square(32)), ((9, 7), Canvas((70, 55), (72, 56))), ((8, 8), square(8))],
+)
+def test_products_give_the_same_patches(
+    size: tuple[int, int], canvas: Canvas, samples: int, layout: torch.memory_format
+) -> None:
+    """Also beyond the border, and the gradient; and equal maps give equal patches."""
+    features = torch.rand(samples, 3, *size, dtype=torch.float64).to(memory_format=layout)
+    features.requires_grad_()
+    sample = torch.tensor([samples - 1, 0, samples - 1])
+    centres = torch.tensor([[3.0, 4.0], [5.25, 6.625], [0.0, 1.75]])
+    found, expected = (
+        patches(features, sample, centres, 2, canvas)
+        for patches in (product_patches, sample_patches)
+    )
+    assert torch.equal(found[1], expected[1])
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=1e-7)  # weights of float32
+    towards = torch.rand_like(found[0])
+    one, other = (
+        torch.autograd.grad((patches * towards).sum(), features)[0]
+        for patches, _ in (found, expected)
+    )
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    again, _ = product_patches(features.detach(), sample, centres, 2, canvas)
+    assert torch.equal(again, found[0])
 
 
 def test_latent_mask_is_binary_at_latent_size() -> None:

@@ -123,6 +123,17 @@ def resizing(
     return identity[first], identity[second], place - first
 
 
+@cache
+def resizing_matrix(size: int, cells: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same as one matrix (cells, size).
+
+    >>> resizing_matrix(2, 4, torch.float32, torch.device("cpu")).tolist()
+    [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+    """
+    first, second, weight = resizing(size, cells, dtype, device)
+    return torch.lerp(first, second, weight[:, None])
+
+
 def latent_mask(
     mask: Float[Tensor, "b 1 h w"], grid: tuple[int, int], latent: Sequence[int]
 ) -> Float[Tensor, "b 1 lh lw"]:
@@ -153,12 +164,17 @@ def directions(
     handles: Float[Tensor, "n 2"], targets: Float[Tensor, "n 2"]
 ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
     """Unit vectors d_i from handles to targets (zero for pins), and the distances."""
+    offset, distance = targets - handles, distances(handles, targets)
+    return torch.where(distance[:, None] > 0, offset / distance[:, None], 0.0), distance
+
+
+def distances(handles: Float[Tensor, "n 2"], targets: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+    """How far handles are from targets."""
     offset = targets - handles
     # by way of float64, since float32 square roots differ between processors (see ddim.root);
     # MPS has none
     wide = offset if offset.device.type == "mps" else offset.double()
-    distance = wide.norm(dim=-1).to(offset.dtype)
-    return torch.where(distance[:, None] > 0, offset / distance[:, None], 0.0), distance
+    return wide.norm(dim=-1).to(offset.dtype)
 
 
 def sample_patches(
@@ -192,14 +208,61 @@ def sample_patches(
         for row_weight, strip in ((near, block[:, :, :-1]), (far, block[:, :, 1:]))
         for column_weight, part in ((near, strip[..., :-1]), (far, strip[..., 1:]))
     )
-    patches = sum(parts, start=next(parts))
+    return sum(parts, start=next(parts)), inside_picture(centres, radius, canvas)
+
+
+def inside_picture(
+    centres: Float[Tensor, "n 2"], radius: int, canvas: Canvas
+) -> Bool[Tensor, "n s s"]:
+    """Which cells of the patches Omega(p_i, r) show the picture."""
     reach = centres[:, :, None] + torch.arange(-radius, radius + 1, device=centres.device)
     # limits as numbers: as a tensor they would have to be sent to the device
     row, column = (
         (reach[:, axis] >= 0) & (reach[:, axis] <= limit - 1)
         for axis, limit in enumerate(canvas.inside)
     )
-    return patches, row[:, :, None] & column[:, None, :]
+    return row[:, :, None] & column[:, None, :]
+
+
+def product_patches(
+    features: Float[Tensor, "b c h w"],
+    sample: Int[Tensor, " n"],
+    centres: Float[Tensor, "n 2"],
+    radius: int,
+    canvas: Canvas,
+) -> tuple[Float[Tensor, "n c s s"], Bool[Tensor, "n s s"]]:
+    """`sample_patches` but for rounding, as F_Omega(p_i, r) = R_i F C_i^T.
+
+    Two products each way, where nothing depends on equal cells staying equal to the bit. Compare
+    with patches of this function alone: equal maps then give equal patches.
+    """
+    rows, columns = patch_matrices(centres, radius, features, canvas)
+    maps = features.permute(0, 2, 3, 1).flatten(2)  # (b, h, w c), as channels last lie in memory
+    if len(maps) == 1:
+        strips = (rows.flatten(0, 1) @ maps.squeeze(0)).unflatten(0, rows.shape[:2])
+    else:
+        strips = rows @ maps.index_select(0, sample)
+    patches = columns[:, None] @ strips.unflatten(2, (columns.shape[2], -1))
+    return patches.permute(0, 3, 1, 2), inside_picture(centres, radius, canvas)
+
+
+def patch_matrices(
+    centres: Float[Tensor, "n 2"], radius: int, features: Float[Tensor, "b c h w"], canvas: Canvas
+) -> tuple[Float[Tensor, "n s h"], Float[Tensor, "n s w"]]:
+    """R_i and C_i: the map's rows and columns that each cell of a patch is made of, and weights.
+
+    Bilinear twice: from the map to the cells of the grid, and between these.
+    """
+    corner = centres.floor()
+    past = (centres - corner).to(features.dtype)
+    steps = torch.arange(-radius, radius + 2, device=centres.device)
+    matrices = []
+    for axis in (0, 1):
+        cells = (corner[:, axis, None].long() + steps).clamp(0, canvas.inside[axis] - 1)
+        size, count = features.shape[2 + axis], canvas.grid[axis]
+        weights = resizing_matrix(size, count, features.dtype, features.device)[cells]
+        matrices.append(torch.lerp(weights[:, :-1], weights[:, 1:], past[:, axis, None, None]))
+    return matrices[0], matrices[1]
 
 
 def grid_block(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gooddrag.backbones.base import Backbone
 from gooddrag.ddim import Timesteps, move
-from gooddrag.geometry import Canvas, sample_patches
+from gooddrag.geometry import Canvas, product_patches, sample_patches
 from gooddrag.types import DragSample
 
 Latent = Float[Tensor, "b c h w"]
@@ -41,7 +41,8 @@ class Reference:
     """What is kept of the unedited branch at one dragged step.
 
     Attributes:
-        patches: F_{Omega(p_i^0, r1)}(z_t^0), and which of their cells are valid.
+        patches: F_{Omega(p_i^0, r1)}(z_t^0) as the loss samples them, and which of their cells are
+            valid.
         vectors: F_{p_i^0}(z_t^0).
         z_prev: z_{t-1}^0.
     """
@@ -91,6 +92,6 @@ def reference_at(
         eps, features = backbone.noise_and_features(z.detach().requires_grad_(), t, text)
         z_prev = move(z, eps, *times.down(t)).detach()
         features = features.detach()
-    patches = sample_patches(features, pairs.sample, pairs.start, r1, canvas)
+    patches = product_patches(features, pairs.sample, pairs.start, r1, canvas)
     vectors, _ = sample_patches(features, pairs.sample, pairs.start, 0, canvas)
     return Reference(patches, vectors[:, :, 0, 0], z_prev)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gooddrag.geometry import Canvas, directions, sample_patches
+from gooddrag.geometry import Canvas, directions, distances, product_patches
 
 SCALES = ("official", "dragdiffusion", "paper")
 
@@ -35,7 +35,7 @@ def arrived(
     handles: Float[Tensor, "n 2"], targets: Float[Tensor, "n 2"], radius: float
 ) -> Bool[Tensor, " n"]:
     """Which handles are nearer to their targets than `radius` grid cells (drag_utils.py:97-100)."""
-    return directions(handles, targets)[1] < radius
+    return distances(handles, targets) < radius
 
 
 def patch_weight(scale: str, radius: int, channels: int) -> float:
@@ -68,7 +68,7 @@ def patch_difference(
 ) -> Float[Tensor, " n"]:
     """Mean absolute difference of each pair's patches; cells that are not valid count as equal."""
     difference = (reference.detach() - moved).abs() * valid[:, None]
-    return difference.flatten(1).mean(dim=1)
+    return difference.mean(dim=(1, 2, 3))
 
 
 def mask_term(
@@ -154,10 +154,10 @@ class MotionSupervision:
             canvas: tells the half-resolution grid.
         """
         position = supervised_positions(handles, targets, self.beta)
-        moved, valid = sample_patches(features, sample, position, self.r1, canvas)
+        moved, valid = product_patches(features, sample, position, self.r1, canvas)
         reference, reference_valid = original
         if self.reference == "current":
-            reference, reference_valid = sample_patches(
+            reference, reference_valid = product_patches(
                 features.detach(), sample, handles, self.r1, canvas
             )
         difference = patch_difference(moved, reference, valid & reference_valid)

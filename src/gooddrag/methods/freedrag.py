@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gooddrag.drag import DragOptimization
-from gooddrag.geometry import directions, sample_patches
+from gooddrag.geometry import directions, product_patches
 from gooddrag.methods.latent_drag import LatentDrag
 from gooddrag.supervision import patch_difference
 from gooddrag.types import Tracking
@@ -169,7 +169,7 @@ class TemplateOptimization(DragOptimization):
 
     def _difference(self, features: Tensor, gone: PerPair) -> PerPair:
         """Mean |F(q_i) - T_i| round the places q_i on the lines."""
-        patches, valid = sample_patches(
+        patches, valid = product_patches(
             features, self.pairs.sample, self._places(gone), self.supervision.r1, self.canvas
         )
         templates, given = self.reference.patches
@@ -177,7 +177,7 @@ class TemplateOptimization(DragOptimization):
 
     def _update_templates(self, features: Tensor, end: PerPair, chosen: Bool[Tensor, " n"]) -> None:
         """T_i' = lambda F(h_i) + (1 - lambda) T_i, where chosen."""
-        patches, valid = sample_patches(
+        patches, valid = product_patches(
             features, self.pairs.sample, self.handles, self.supervision.r1, self.canvas
         )
         templates, given = self.reference.patches
