@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,7 +103,10 @@ def test_an_edit_repeats_to_the_bit(backbone: StableDiffusion) -> None:
 
 
 class TestASecondDrag:
-    """The same picture's inversion is remembered; another picture, prompt or LoRA is another."""
+    """Of the same picture inversion and unedited branch are remembered, whatever is dragged.
+
+    Another picture, prompt or LoRA is another.
+    """
 
     def phases_of(self, editor: Any, sample: Any) -> dict[str, int]:
         class Totals(EditCallback):
@@ -121,11 +125,28 @@ class TestASecondDrag:
         assert self.phases_of(editor, sample)["invert"] > 0
         elsewhere = replace(sample, targets=sample.targets.flip(0))
         found = editor([elsewhere])[0]
-        assert self.phases_of(editor, elsewhere)["invert"] == 0
+        again = self.phases_of(editor, elsewhere)
+        assert (again["invert"], again["reference"]) == (0, 0)
         fresh = make_editor(backbone, aldd(2, 1))([elsewhere])[0]
         assert torch.equal(found.image, fresh.image)
         assert self.phases_of(editor, replace(sample, prompt="a cat"))["invert"] > 0
-        assert self.phases_of(editor, make_sample(seed=2))["invert"] > 0
+        other = self.phases_of(editor, make_sample(seed=2))
+        assert other["invert"] > 0
+        assert other["reference"] > 0
+
+    def test_nothing_large_is_kept_with_low_memory(self, tiny_folder: Path) -> None:
+        editor, sample = (
+            make_editor(tiny.load(tiny_folder, low_memory=True), aldd(2, 1)),
+            make_sample(),
+        )
+        assert [self.phases_of(editor, sample)["reference"] for _ in range(2)] == [2, 2]
+        assert self.phases_of(editor, sample)["invert"] == 0
+
+    def test_a_picture_that_is_changed_in_place(self, backbone: StableDiffusion) -> None:
+        editor, sample = make_editor(backbone, aldd(1, 1)), make_sample(seed=1)
+        self.phases_of(editor, sample)
+        sample.image[:, :8] = 0
+        assert self.phases_of(editor, sample)["invert"] > 0
 
     def test_with_another_lora(self, backbone: StableDiffusion) -> None:
         made = iter(random_adapter(backbone, seed) for seed in (1, 1, 2))

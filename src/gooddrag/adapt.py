@@ -89,14 +89,15 @@ class LoraAdapter:
             settings[name] = tuple(settings[name])  # type: ignore[arg-type]
         self.settings = LoraSettings(**settings)  # type: ignore[arg-type]
         self.cache = Path(os.path.expanduser(cache)) if cache else None
+        self._last: dict[Path, Adapter] = {}
 
     def __call__(
         self, backbone: StableDiffusion, samples: Sequence[DragSample], phases: Phases
     ) -> list[Adapter]:
-        """One adapter for each sample, in order."""
+        """One adapter for each sample, in order; the last are not read from the cache again."""
         folders = [self.folder(backbone, sample) for sample in samples]
         adapters: dict[int, Adapter] = {
-            i: load_adapter(folder)
+            i: self._last.get(folder) or load_adapter(folder)
             for i, folder in enumerate(folders)
             if folder and (folder / ADAPTER_FILE).is_file()
         }
@@ -108,6 +109,7 @@ class LoraAdapter:
             for i in missing:
                 if folder := folders[i]:
                     keep(adapters[i], folder)
+        self._last = {folder: adapters[i] for i, folder in enumerate(folders) if folder}
         return [adapters[i] for i in range(len(samples))]
 
     def folder(self, backbone: StableDiffusion, sample: DragSample) -> Path | None:

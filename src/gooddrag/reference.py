@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +52,63 @@ class Reference:
     z_prev: Latent
 
 
+@dataclass(frozen=True)
+class Unedited:
+    """The unedited branch at one dragged step, whatever will be dragged.
+
+    Attributes:
+        features: F(z_t^0), in the precision of the network.
+        z_prev: z_{t-1}^0.
+    """
+
+    features: Float[Tensor, "b f h w"]
+    z_prev: Latent
+
+    def reference(self, pairs: Pairs, canvas: Canvas, r1: int) -> Reference:
+        """What a drag of these pairs will read."""
+        features = self.features.to(self.z_prev.dtype)
+        patches = product_patches(features, pairs.sample, pairs.start, r1, canvas)
+        vectors, _ = sample_patches(features, pairs.sample, pairs.start, 0, canvas)
+        return Reference(patches, vectors[:, :, 0, 0], self.z_prev)
+
+
+def unedited_pass(
+    backbone: Backbone,
+    z_T: Latent,
+    text: Float[Tensor, "b tokens d"],
+    times: Timesteps,
+    steps: int,
+    advance: Callable[[], object] = lambda: None,
+) -> Iterator[Unedited]:
+    """Denoise z_T unedited through the dragged steps.
+
+    Gradients are tracked, though never used, so that the forward runs the very kernels of the
+    drag: at the first gradient step z_t^k is z_t^0, and a mask term of rounding noise instead of
+    0 would push every frozen latent by a full step of Adam.
+    """
+    z = z_T
+    for t in times.descending[:steps]:
+        unedited = unedited_at(backbone, z, t, text, times)
+        yield unedited
+        z = unedited.z_prev
+        advance()
+
+
+def unedited_at(
+    backbone: Backbone,
+    z: Latent,
+    t: int,
+    text: Float[Tensor, "b tokens d"],
+    times: Timesteps,
+) -> Unedited:
+    """One step of it, from z_t^0."""
+    with torch.enable_grad():
+        eps, features = backbone.noise_and_features(z.detach().requires_grad_(), t, text)
+        z_prev = move(z, eps, *times.down(t)).detach()
+    # copied, since the next forward may overwrite it
+    return Unedited(features.detach().to(backbone.dtype, copy=True), z_prev)
+
+
 def reference_pass(
     backbone: Backbone,
     z_T: Latent,
@@ -61,20 +118,10 @@ def reference_pass(
     pairs: Pairs,
     canvas: Canvas,
     r1: int,
-    advance: Callable[[], object] = lambda: None,
 ) -> list[Reference]:
-    """Denoise z_T unedited through the dragged steps and keep what the drag will read.
-
-    Gradients are tracked, though never used, so that the forward runs the very kernels of the
-    drag: at the first gradient step z_t^k is z_t^0, and a mask term of rounding noise instead of
-    0 would push every frozen latent by a full step of Adam.
-    """
-    kept, z = [], z_T
-    for t in times.descending[:steps]:
-        kept.append(reference_at(backbone, z, t, text, times, pairs, canvas, r1))
-        z = kept[-1].z_prev
-        advance()
-    return kept
+    """What a drag will read of the unedited branch; only patches that are read stay."""
+    walk = unedited_pass(backbone, z_T, text, times, steps)
+    return [unedited.reference(pairs, canvas, r1) for unedited in walk]
 
 
 def reference_at(
@@ -88,10 +135,4 @@ def reference_at(
     r1: int,
 ) -> Reference:
     """What the drag will read at one step, of z_t^0."""
-    with torch.enable_grad():
-        eps, features = backbone.noise_and_features(z.detach().requires_grad_(), t, text)
-        z_prev = move(z, eps, *times.down(t)).detach()
-        features = features.detach()
-    patches = product_patches(features, pairs.sample, pairs.start, r1, canvas)
-    vectors, _ = sample_patches(features, pairs.sample, pairs.start, 0, canvas)
-    return Reference(patches, vectors[:, :, 0, 0], z_prev)
+    return unedited_at(backbone, z, t, text, times).reference(pairs, canvas, r1)

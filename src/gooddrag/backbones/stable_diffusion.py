@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +25,7 @@ from gooddrag.backbones.precision import (
     scale_gradient,
 )
 from gooddrag.memory import let_segments_grow, out_of_memory
+from gooddrag.remembered import Remembered
 
 
 class StableDiffusion:
@@ -94,6 +96,7 @@ class StableDiffusion:
         self.adapters = AdapterBank(self.unet, gradient_scale=1 / self._gradient_scale)
         self._attention = attention.MutualLayers(self.unet)
         self._features: Tensor | None = None
+        self._embedded: Remembered[Tensor] = Remembered()
         self._planned: set[int] = set()  # batches
         if not 0 <= feature_block < len(self.unet.up_blocks):
             raise ValueError(
@@ -201,7 +204,13 @@ class StableDiffusion:
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "b tokens d"]:
-        """Last hidden states of prompts padded to the tokenizer's length (pipeline.py:373-381)."""
+        """Last hidden states of prompts padded to the tokenizer's length (pipeline.py:373-381).
+
+        Those of the last prompts are remembered.
+        """
+        return self._embedded.get(list(prompts), partial(self._embed, prompts))
+
+    def _embed(self, prompts: Sequence[str]) -> Tensor:
         tokens = self.tokenizer(
             list(prompts),
             padding="max_length",
@@ -209,7 +218,8 @@ class StableDiffusion:
             truncation=True,
             return_tensors="pt",
         )
-        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        states: Tensor = self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        return states
 
     def noise(
         self, z: Float[Tensor, "b c lh lw"], t: int | Tensor, text: Tensor

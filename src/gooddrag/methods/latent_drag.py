@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gooddrag import ddim
+from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.denoising import MutualAttention, PairedDenoising
 from gooddrag.drag import DragOptimization, DragSettings
@@ -17,7 +18,8 @@ from gooddrag.fitting import quiet_trainer
 from gooddrag.geometry import Canvas
 from gooddrag.memory import peak_memory, reset_peak_memory
 from gooddrag.methods.latent_editor import Adapt, Latent, LatentEditor
-from gooddrag.reference import Pairs, Reference, reference_pass
+from gooddrag.reference import Pairs, Reference, Unedited, unedited_pass
+from gooddrag.remembered import Remembered
 from gooddrag.supervision import MotionSupervision
 from gooddrag.tracking import PointTracking
 from gooddrag.types import DragSample, Edit
@@ -68,6 +70,7 @@ class LatentDrag(LatentEditor):
         self.schedule = list(schedule)
         self.supervision, self.tracking, self.attention = supervision, tracking, attention
         self.settings = settings
+        self._unedited: Remembered[list[Unedited]] = Remembered()
         self.times = ddim.Timesteps(backbone.alphas_cumprod, steps, strength)
         self.grid_rounding = grid_rounding
         # refuses an unknown word before minutes of adaptation
@@ -96,18 +99,7 @@ class LatentDrag(LatentEditor):
         with backbone.adapted(adapters):
             z_T = self._invert(times, adapters, z_0, text, phases)
 
-            with phases("reference", self.dragged_steps) as advance:
-                references = reference_pass(
-                    backbone,
-                    z_T,
-                    text,
-                    times,
-                    self.dragged_steps,
-                    pairs,
-                    canvas,
-                    self.supervision.r1,
-                    advance,
-                )
+            references = self._references(z_T, text, adapters, pairs, canvas, phases)
 
             with phases("drag", sum(self.schedule)):
                 drag = self._drag(z_T, mask, pairs, references, denoising, canvas, phases)
@@ -129,6 +121,27 @@ class LatentDrag(LatentEditor):
                 f"method.r1 is {r1}, but the picture has no more than {height} x {width} grid "
                 "cells (rows x columns): take a smaller one"
             )
+
+    def _references(
+        self,
+        z_T: Latent,
+        text: Tensor,
+        adapters: Sequence[Adapter] | None,
+        pairs: Pairs,
+        canvas: Canvas,
+        phases: Phases,
+    ) -> list[Reference]:
+        """The unedited branch where the pairs are; it is remembered, the whole of its features."""
+        backbone, steps, r1 = self.backbone, self.dragged_steps, self.supervision.r1
+        made_of = (z_T, text, adapters)
+        known = self._unedited.find(made_of) is not None
+        with phases("reference", 0 if known else steps) as advance:
+            walk = unedited_pass(backbone, z_T, text, self.times, steps, advance)
+            if backbone.low_memory:
+                self._unedited.forget()
+                return [unedited.reference(pairs, canvas, r1) for unedited in walk]
+            branch = self._unedited.get(made_of, lambda: list(walk))
+            return [unedited.reference(pairs, canvas, r1) for unedited in branch]
 
     @property
     def dragged_steps(self) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -20,6 +19,7 @@ from gooddrag.events import Phases
 from gooddrag.geometry import Canvas, latent_mask
 from gooddrag.memory import out_of_memory
 from gooddrag.methods.base import Editor
+from gooddrag.remembered import Remembered
 from gooddrag.types import DragSample, Edit
 
 Adapt = Callable[[StableDiffusion, Sequence[DragSample], Phases], list[Adapter] | None]
@@ -46,7 +46,8 @@ class LatentEditor(Editor):
     ) -> None:
         self.backbone, self.adapt = backbone, adapt
         self.fit, self.empty_mask = fit, empty_mask
-        self._inverted: tuple[object, Tensor] | None = None
+        self._encoded: Remembered[tuple[Latent, Latent]] = Remembered()
+        self._inverted: Remembered[Latent] = Remembered()
         if empty_mask not in ("free", "frozen"):
             raise ValueError(f"empty_mask must be free or frozen, found {empty_mask!r}")
         Canvas.of((64, 64), backbone.pixels_per_latent, fit)  # refuses before minutes of adaptation
@@ -79,8 +80,9 @@ class LatentEditor(Editor):
         return Canvas.of(sizes.pop(), self.backbone.pixels_per_latent, self.fit)
 
     def _posterior(self, samples: Sequence[DragSample], canvas: Canvas) -> tuple[Latent, Latent]:
-        """Mean and standard deviation of z_0."""
-        return self.backbone.encode(canvas.pad(torch.stack([s.image for s in samples])))
+        """Mean and standard deviation of z_0; the last ones are remembered."""
+        images = canvas.pad(torch.stack([s.image for s in samples]))
+        return self._encoded.get(images, partial(self.backbone.encode, images))
 
     def _encode(self, samples: Sequence[DragSample], canvas: Canvas) -> Latent:
         """z_0: the posterior's mean (pipeline.py:355-356)."""
@@ -110,16 +112,11 @@ class LatentEditor(Editor):
         phases: Phases,
     ) -> Latent:
         """z_T; the last one is remembered, for another drag of the same pictures."""
-        with_adapters = None if adapters is None else [digest_of(adapter) for adapter in adapters]
-        key = (digest_of({"z_0": z_0, "text": text}), with_adapters, times.descending)
-        if self._inverted is None or self._inverted[0] != key:
+        made_of = (z_0, text, adapters, times.descending)
+        known = self._inverted.find(made_of) is not None
+        with phases("invert", 0 if known else len(times.descending)) as advance:
             noise = partial(self.backbone.noise, text=text)
-            with phases("invert", len(times.descending)) as advance:
-                self._inverted = (key, ddim.invert(z_0, noise, times, advance))
-        else:
-            with phases("invert", 0):
-                pass
-        return self._inverted[1]
+            return self._inverted.get(made_of, lambda: ddim.invert(z_0, noise, times, advance))
 
     def _denoise(
         self,
@@ -153,13 +150,3 @@ class LatentEditor(Editor):
             images = canvas.crop(self.backbone.decode(z_0)).cpu()
             advance()
         return images
-
-
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of tensors' names, shapes and bytes, say of an adapter's."""
-    found = hashlib.sha256()
-    for key in sorted(tensors):
-        data = tensors[key].detach().cpu().contiguous()
-        found.update(f"{key}{data.dtype}{tuple(data.shape)}".encode())
-        found.update(data.flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
