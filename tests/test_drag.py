@@ -107,6 +107,28 @@ def test_fit_is_the_plain_loop_to_the_bit(
     assert module.step == step
 
 
+def test_the_edited_branch_alone_is_what_it_is_beside_the_unedited(
+    backbone64: StableDiffusion,
+) -> None:
+    """Where it attends to nobody and the other is known; where it attends, both are denoised."""
+    editor, text = make_editor(backbone64, aldd(K=4, B=2)), backbone64.embed([""])
+    z = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    paired = PairedDenoising(backbone64, text, editor.times, editor.attention)
+    expected = paired.step(*z, 0, [1])
+    alone = replace(paired, known=[expected[0]])
+    latents: list[int] = []
+    counted = backbone64.unet.register_forward_pre_hook(
+        lambda _, args: latents.append(len(args[0]))
+    )
+    try:
+        for found, wanted in zip(alone.step(*z, 0, [1]), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+        alone.step(*z, 0, [-1])
+    finally:
+        counted.remove()
+    assert latents == [1, 2]
+
+
 @pytest.mark.parametrize("changes", [{}, {"settings": replace(SETTINGS, patience=2)}])
 @pytest.mark.parametrize("when", ["stale", "fresh", "before"])
 def test_looking_ahead_changes_nothing(

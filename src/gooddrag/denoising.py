@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,12 +53,18 @@ class MutualAttention:
 
 @dataclass(frozen=True)
 class PairedDenoising:
-    """One denoising step of (unedited, edited) pairs in one batch (pipeline.py:705-712)."""
+    """One denoising step of (unedited, edited) pairs in one batch (pipeline.py:705-712).
+
+    Attributes:
+        known: z_{t-1}^0 of the first steps, where the unedited branch has been walked already. The
+            edited one then goes alone as long as it attends to nobody.
+    """
 
     backbone: Backbone
     text: Float[Tensor, "b tokens d"]
     times: Timesteps
     attention: MutualAttention
+    known: Sequence[Latent] = field(default=(), kw_only=True)
 
     @torch.no_grad()
     def step(
@@ -76,6 +83,9 @@ class PairedDenoising:
         t = self.times.descending[step]
         a_t, a_prev = self.times.down(t)
         mutual: Bool[Tensor, " b"] = torch.tensor(self.attention.active(step, last_dragged))
+        if step < len(self.known) and not mutual.any():
+            eps = self.backbone.noise(edited, t, self.text)
+            return self.known[step], move(edited, eps, a_t, a_prev), predict_z0(edited, eps, a_t)
         pairs = torch.stack((unedited, edited), dim=1).flatten(0, 1)
         with self.backbone.mutual_attention(mutual, self.attention.start_layer):
             eps = self.backbone.noise(pairs, t, self.text)

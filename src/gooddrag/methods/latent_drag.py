@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -100,6 +101,7 @@ class LatentDrag(LatentEditor):
             z_T = self._invert(times, adapters, z_0, text, phases)
 
             references = self._references(z_T, text, adapters, pairs, canvas, phases)
+            denoising = replace(denoising, known=[reference.z_prev for reference in references])
 
             with phases("drag", sum(self.schedule)):
                 drag = self._drag(z_T, mask, pairs, references, denoising, canvas, phases)
