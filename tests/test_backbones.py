@@ -310,7 +310,7 @@ class TestAdapters:
 
     def test_unstacking_gives_what_was_installed(self, backbone: StableDiffusion) -> None:
         adapters = [random_adapter(backbone, seed) for seed in (1, 2, 3)]
-        with backbone.adapted(adapters) as weights:
+        with backbone.adapted(adapters, trainable=True) as weights:
             found = unstack(weights)
         for one, other in zip(adapters, found, strict=True):
             assert all(torch.equal(one[key], other[key]) for key in one)

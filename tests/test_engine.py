@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gooddrag.adapt import NoAdapter
 from gooddrag.backbones import loading
-from gooddrag.backbones.adapters import modules_of
+from gooddrag.backbones.adapters import PerSampleWeights, base_layer, modules_of
 from gooddrag.backbones.attention import MutualLayers
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.blocks import FusedGroupNorm, fuse
@@ -257,15 +257,17 @@ class TestMerging:
             pass
         assert_equal(weights_of(merging), before)
 
-    def test_only_what_the_whole_batch_shares(self, backbone: StableDiffusion) -> None:
+    def test_one_for_all_or_one_for_each(self, backbone: StableDiffusion) -> None:
         one, other, before = *(random_adapter(backbone, i) for i in (1, 2)), weights_of(backbone)
         with backbone.adapted([one, one]) as stacks:
             assert not stacks
+            assert not backbone.adapters.own
         with backbone.adapted([one, other]) as stacks:
-            assert {len(stack) for stack in stacks.values()} == {2}
-            assert not any(stack.requires_grad for stack in stacks.values())
+            assert not stacks
+            assert backbone.adapters.own
+            assert not backbone.adapters.flat.requires_grad
             assert_equal(weights_of(backbone), before)
-        with backbone.adapted([one]) as stacks:  # the layers of the stack stand there unused
+        with backbone.adapted([one]) as stacks:
             assert not stacks
             assert not torch.equal(
                 weights_of(backbone)[f"{modules_of(one)[0]}.weight"],
@@ -314,11 +316,24 @@ class TestTraining:
         for low_memory in (False, True):
             backbone = tiny.load(tiny_folder, low_memory=low_memory)
             one, other = (random_adapter(backbone, seed) for seed in (1, 2))
-            with backbone.adapted([one], trainable=True):
-                assert backbone.adapters.summed is not low_memory
-            with backbone.adapted([one, other], trainable=True):
+            for adapters in ([one], [one, other]):
+                with backbone.adapted(adapters, trainable=True):
+                    assert backbone.adapters.summed is not low_memory
                 assert not backbone.adapters.summed
-            assert not backbone.adapters.summed
+            with backbone.adapted([one, other]):
+                assert backbone.adapters.own is not low_memory
+
+    def test_layers_are_their_own_again(self, backbone: StableDiffusion) -> None:
+        adapters = [random_adapter(backbone, seed) for seed in (1, 2)]
+        for trainable in (False, True):
+            with backbone.adapted(adapters, trainable):
+                kinds = {type(base_layer(backbone.unet, name)) for name in modules_of(adapters[0])}
+                assert kinds == {PerSampleWeights}
+                backbone.noise(torch.randn(2, 4, 8, 8), 500, backbone.embed(["a cat", "a dog"]))
+            for name in modules_of(adapters[0]):
+                layer = base_layer(backbone.unet, name)
+                assert type(layer) is nn.Linear
+                assert not hasattr(layer, "own")
 
 
 class TestStacks:
@@ -344,15 +359,16 @@ class TestStacks:
     ) -> None:
         """CUDA graphs read these addresses."""
         a, b, c, d = (random_adapter(backbone, seed) for seed in (1, 2, 3, 4))
-        addresses = []
-        for adapters, trainable in (([a, b], False), ([c, d], True), ([d, a], False)):
-            with backbone.adapted(adapters, trainable) as stacks:
-                addresses.append({key: stack.data_ptr() for key, stack in stacks.items()})
-                for key, stack in stacks.items():
-                    assert torch.equal(stack, torch.stack([x[key] for x in adapters]))
-            with backbone.adapted([a]):  # merged in between
-                pass
-        assert addresses[0] == addresses[1] == addresses[2]
+        for trainable in (False, True):
+            addresses = []
+            for adapters in ([a, b], [c, d], [d, a]):
+                with backbone.adapted(adapters, trainable) as stacks:
+                    addresses.append(backbone.adapters.flat.data_ptr())
+                    for key, stack in stacks.items():
+                        assert torch.equal(stack, torch.stack([x[key] for x in adapters]))
+                with backbone.adapted([a]):  # merged in between
+                    pass
+            assert len(set(addresses)) == 1
 
     def test_nothing_of_the_last_ones_is_left(
         self, backbone64: StableDiffusion, tiny_folder: Path

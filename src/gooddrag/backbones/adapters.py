@@ -2,16 +2,18 @@
 
 PEFT puts a LoRA layer round each projection. Its two matrices are replaced by stacks of matrices,
 one per sample, so that a batch of different pictures runs through one UNet, each with its own
-adapter. An adapter outside the UNet is a plain dict (see `base.Adapter`).
+adapter. Adapters that are not trained any more become weights instead: one W + B A for all, or one
+for each sample. An adapter outside the UNet is a plain dict (see `base.Adapter`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
+from jaxtyping import Float
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -51,6 +53,22 @@ class PerSampleLinear(nn.Module):
             total_rows, rows = (y.reshape(len(weight), -1, y.shape[-1]) for y in (total, x))
             flat = torch.baddbmm(total_rows, rows, weight.mT)
         return flat.view(total.shape)
+
+
+class PerSampleWeights(nn.Linear):
+    """A projection of the UNet while each sample has weights of its own.
+
+    Attributes:
+        own: (samples, out, in), in place of `weight`.
+    """
+
+    own: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (samples * m, ..., in)."""
+        rows = x.reshape(len(self.own), -1, x.shape[-1])
+        y = torch.bmm(rows, self.own.mT)
+        return (y if self.bias is None else y + self.bias).reshape(*x.shape[:-1], -1)
 
 
 class AddedAdapter:
@@ -125,8 +143,9 @@ class AdapterBank:
 
     Attributes:
         flat: all matrices of all samples one after another, for one optimiser step over all of
-            them; None where they were merged.
+            them, or all weights that they became; None where all samples share theirs.
         summed: the matrices are added to the weights at each pass, W + B A, and trained so.
+        own: `flat` holds weights, W + B A for each sample.
         save_memory: keep the weights of before on the CPU.
     """
 
@@ -135,10 +154,11 @@ class AdapterBank:
         self.gradient_scale = gradient_scale
         self.modules: list[str] = []
         self.flat: nn.Parameter | None = None
-        self.summed = False
-        self._place = nn.Parameter(torch.empty(0), requires_grad=False)
+        self.summed = self.own = False
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._places: dict[bool, tuple[dict[str, tuple[int, ...]], nn.Parameter]] = {}
         self._before: dict[str, Tensor] = {}
+        self._owning: list[str] = []  # layers that read weights of each sample
         self.save_memory = False
 
     @property
@@ -149,7 +169,7 @@ class AdapterBank:
     @property
     def stacks(self) -> dict[str, Tensor]:
         """The matrices in use, (samples, out, in) by the adapters' keys."""
-        return {} if self.flat is None else self._split(self.flat.detach())
+        return {} if self.flat is None or self.own else self._split(self.flat.detach())
 
     def merge(self, adapter: Adapter, dtype: torch.dtype) -> None:
         """Add an adapter to the UNet's weights, W + B A, until `remove`.
@@ -161,19 +181,64 @@ class AdapterBank:
         Raises:
             ValueError: the adapter does not fit the UNet.
         """
-        present = dict(self.unet.named_modules())
-        for name in modules_of(adapter):
-            _check_name(name, present)
-            layer = base_layer(self.unet, name)
-            down, up = (
-                adapter[f"{name}.lora_{part}.weight"].to(layer.weight.device, dtype)
-                for part in "AB"
-            )
-            _check_shapes(name, layer, down, up)
-            weight = layer.weight.detach()
+        for name, total in self._sums([adapter], dtype):
+            weight = base_layer(self.unet, name).weight.detach()
             self._before[name] = weight.to("cpu" if self.save_memory else weight.device, copy=True)
-            with torch.no_grad():
-                layer.weight.copy_(layer.weight.to(dtype) + (up @ down).view_as(layer.weight))
+            weight.copy_(total[0].view_as(weight))
+
+    def merge_each(self, adapters: Sequence[Adapter], dtype: torch.dtype) -> None:
+        """Give each sample weights of its own, W + B A, until `remove`.
+
+        One product then does what takes three beside the weights, forward and backward. It takes
+        the memory of all adapted weights for each sample.
+
+        Args:
+            adapters: one for each sample, of `can_be_weights`.
+            dtype: see `merge`.
+
+        Raises:
+            ValueError: the adapters differ in their layers, or do not fit the UNet.
+        """
+        sums = self._sums(adapters, dtype)
+        self.own = True
+        weights = {name: total.to(self.unet.dtype) for name, total in sums}
+        self.flat = self._put(weights, self.unet.dtype)
+        self._take_own(modules_of(adapters[0]))
+
+    def _take_own(self, names: Sequence[str]) -> None:
+        """Let layers read weights of each sample, which `hand_out` gives them."""
+        self._owning = list(names)
+        for name in names:
+            base_layer(self.unet, name).__class__ = PerSampleWeights
+
+    def can_be_weights(self, adapter: Adapter) -> bool:
+        """Whether it changes nothing but linear layers, of which each sample may have its own."""
+        present = dict(self.unet.named_modules())
+        layers = [present.get(name) for name in modules_of(adapter)]
+        bases = [x.get_base_layer() if isinstance(x, LoraLayer) else x for x in layers]
+        return all(type(base) is nn.Linear for base in bases)
+
+    @torch.no_grad()
+    def _sums(
+        self, adapters: Sequence[Adapter], dtype: torch.dtype
+    ) -> Iterator[tuple[str, Float[Tensor, "samples out in"]]]:
+        """W + B A of each sample, layer by layer."""
+        for name, down, up in self._matrices(adapters):
+            weight = base_layer(self.unet, name).weight
+            down, up = (matrices.to(weight.device, dtype) for matrices in (down, up))
+            yield name, weight.flatten(1).to(dtype) + (up @ down)
+
+    def _matrices(self, adapters: Sequence[Adapter]) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Each layer's name, and the adapters' A and B in it, which have to fit."""
+        if any(set(adapter) != set(adapters[0]) for adapter in adapters):
+            raise ValueError("adapters of one batch must change the same layers")
+        present = dict(self.unet.named_modules())
+        for name in modules_of(adapters[0]):
+            _check_name(name, present)
+            keys = [f"{name}.lora_{part}.weight" for part in "AB"]
+            down, up = (torch.stack([adapter[key] for adapter in adapters]) for key in keys)
+            _check_shapes(name, base_layer(self.unet, name), down[0], up[0])
+            yield name, down, up
 
     def install(
         self,
@@ -189,55 +254,65 @@ class AdapterBank:
             dtype: of the stacked matrices.
             trainable: whether they require gradients.
             summed: add the matrices to the weights at each pass instead of passing through both,
-                which takes an adapter for the whole batch. A gradient of W + B A costs less than
-                the four thin products beside every layer.
+                which several adapters have to be able to (`can_be_weights`). A gradient of W + B A
+                costs less than the four thin products beside every layer.
 
         Raises:
             ValueError: the adapters differ in their layers, or do not fit the UNet.
         """
-        names = modules_of(adapters[0])
-        if any(set(adapter) != set(adapters[0]) for adapter in adapters):
-            raise ValueError("adapters of one batch must change the same layers")
-        present = dict(self.unet.named_modules())
-        for name in names:
-            _check_name(name, present)
-        if not summed and names != self.modules:
-            self._wrap(names)
         stacks: dict[str, Tensor] = {}
-        for name in names:
-            keys = [f"{name}.lora_{part}.weight" for part in "AB"]
-            down, up = (torch.stack([adapter[key] for adapter in adapters]) for key in keys)
-            _check_shapes(name, base_layer(self.unet, name), down[0], up[0])
-            stacks |= zip(keys, (down, up), strict=True)
-        self._put(stacks, dtype)
+        for name, down, up in self._matrices(adapters):
+            stacks |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+        place = self._put(stacks, dtype)
+        names = modules_of(adapters[0])
         if not summed:
+            if names != self.modules:
+                self._wrap(names)
             self.unet.enable_adapters()
-        self._place.requires_grad_(trainable)
-        self.flat, self.summed = self._place, summed
+        elif len(adapters) > 1:
+            self._take_own(names)
+        place.requires_grad_(trainable)
+        self.flat, self.summed = place, summed
 
     def hand_out(self, flat: Tensor) -> dict[str, Tensor]:
-        """Give each layer its matrices out of `flat`, in the UNet's precision; for one pass.
+        """Give each layer its part of `flat`, in the UNet's precision; for one pass.
 
         Returns:
             W + B A by the name of the UNet's parameter W, for a pass that uses them in its place;
-            nothing where the layers have their matrices beside them.
+            nothing where the layers have what is theirs.
         """
+        if self.own:
+            return self._give(self._split(flat))
         matrices = self._split(scale_gradient(flat, self.gradient_scale).to(self.unet.dtype))
         if self.summed:
-            return dict(self._sum(name, matrices) for name in modules_of(matrices))
+            sums = {name: self._sum(name, matrices) for name in modules_of(matrices)}
+            return self._give(sums) if self._owning else self._in_place_of_weights(sums)
         for key, stack in matrices.items():
             name, part, _ = key.rsplit(".", 2)
             getattr(self.unet.get_submodule(name), part)["default"].weight = stack
         return {}
 
-    def _sum(self, name: str, matrices: Mapping[str, Tensor]) -> tuple[str, Tensor]:
-        """A layer's parameter and W + B A."""
-        layer = self.unet.get_submodule(name)
-        wrapped = isinstance(layer, LoraLayer)
-        weight = base_layer(self.unet, name).weight
-        down, up = (matrices[f"{name}.lora_{part}.weight"].flatten(0, 1) for part in "AB")
-        total = torch.addmm(weight.flatten(1), up, down).view_as(weight)
-        return f"{name}.base_layer.weight" if wrapped else f"{name}.weight", total
+    def _sum(self, name: str, matrices: Mapping[str, Tensor]) -> Float[Tensor, "samples out in"]:
+        """W + B A of each sample."""
+        weight = base_layer(self.unet, name).weight.flatten(1)
+        down, up = (matrices[f"{name}.lora_{part}.weight"] for part in "AB")
+        if len(up) == 1:
+            return torch.addmm(weight, up[0], down[0])[None]
+        return torch.baddbmm(weight.expand(len(up), -1, -1), up, down)
+
+    def _give(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for name, own in weights.items():
+            base_layer(self.unet, name).own = own
+        return {}
+
+    def _in_place_of_weights(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The only sample's W + B A by the name of the UNet's parameter."""
+        found = {}
+        for name, total in sums.items():
+            wrapped = isinstance(self.unet.get_submodule(name), LoraLayer)
+            key = f"{name}.base_layer.weight" if wrapped else f"{name}.weight"
+            found[key] = total.view_as(base_layer(self.unet, name).weight)
+        return found
 
     def remove(self) -> None:
         """Back to the UNet's own weights; what training left is let go."""
@@ -245,11 +320,16 @@ class AdapterBank:
             with torch.no_grad():
                 base_layer(self.unet, name).weight.copy_(weight)
         self._before = {}
+        for name in self._owning:
+            layer = base_layer(self.unet, name)
+            layer.__class__ = nn.Linear
+            layer.__dict__.pop("own", None)
+        self._owning = []
         if self.modules:
             self.unet.disable_adapters()
-        self._place.requires_grad_(False)
-        self._place.grad = None
-        self.flat, self.summed = None, False
+        if self.flat is not None:
+            self.flat.requires_grad_(False).grad = None
+        self.flat, self.summed, self.own = None, False, False
 
     def unwrap(self) -> None:
         """Take the LoRA layers out of the UNet altogether."""
@@ -257,16 +337,21 @@ class AdapterBank:
             self.unet.unload_lora()
             self.modules = []
 
-    def _put(self, stacks: dict[str, Tensor], dtype: torch.dtype) -> None:
-        """Write the stacks where the last of their shapes were: CUDA graphs read them there."""
+    def _put(self, stacks: dict[str, Tensor], dtype: torch.dtype) -> nn.Parameter:
+        """Write the stacks where the last of their shapes were: CUDA graphs read them there.
+
+        Matrices, and the weights that they became, take turns and have a place each.
+        """
         shapes = {key: tuple(stack.shape) for key, stack in stacks.items()}
         flat = torch.cat([stack.flatten() for stack in stacks.values()])
-        if shapes == self._shapes and self._place.dtype == dtype:
+        before, place = self._places.get(self.own, (None, None))
+        if place is not None and shapes == before and place.dtype == dtype:
             with torch.no_grad():
-                self._place.copy_(flat)
+                place.copy_(flat)
         else:
-            flat = flat.to(self.unet.device, dtype)
-            self._place, self._shapes = nn.Parameter(flat, requires_grad=False), shapes
+            place = nn.Parameter(flat.to(self.unet.device, dtype), requires_grad=False)
+        self._places[self.own], self._shapes = (shapes, place), shapes
+        return place
 
     def _split(self, flat: Tensor) -> dict[str, Tensor]:
         parts = flat.split([math.prod(shape) for shape in self._shapes.values()])
@@ -308,5 +393,6 @@ def _check_shapes(name: str, layer: nn.Module, down: Tensor, up: Tensor) -> None
 
 def unstack(stacks: Mapping[str, Tensor]) -> list[Adapter]:
     """The adapters of each sample, float32 (float64 stays) on the CPU."""
-    count = len(next(iter(stacks.values())))
-    return [{key: stack[i].cpu().clone() for key, stack in stacks.items()} for i in range(count)]
+    read = {key: stack.cpu() for key, stack in stacks.items()}  # each copy waits for the device
+    count = len(next(iter(read.values())))
+    return [{key: stack[i].clone() for key, stack in read.items()} for i in range(count)]

@@ -139,7 +139,9 @@ class TextProjections:
 
 def has_adapter(layer: nn.Module) -> bool:
     """Whether a projection is more than its weight at present."""
-    return isinstance(layer, LoraLayer) and not layer.disable_adapters
+    if not isinstance(layer, LoraLayer):
+        return type(layer) is not nn.Linear
+    return not layer.disable_adapters or type(layer.get_base_layer()) is not nn.Linear
 
 
 def self_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:

@@ -284,8 +284,8 @@ class StableDiffusion:
             trainable: whether `adapters.flat`, which holds the matrices, requires gradients.
 
         Yields:
-            The stacked LoRA matrices inside the UNet, views of `adapters.flat`; none where one
-            adapter could be added to the weights.
+            The stacked LoRA matrices inside the UNet, views of `adapters.flat`; none where the
+            adapters could be added to the weights.
 
         Raises:
             ValueError: adapters are in use already, or do not fit.
@@ -299,20 +299,29 @@ class StableDiffusion:
             )
         alone = all(adapter is adapters[0] for adapter in adapters)
         try:
-            merge = alone and self.engine.merge_adapters is True
-            if merge and not trainable:
+            if self.engine.merge_adapters is not True:
+                self.adapters.install(adapters, self.latent_dtype, trainable)
+            elif alone and not trainable:
                 self.adapters.merge(adapters[0], self.latent_dtype)
             else:
-                summed = merge and self._can_sum
-                self.adapters.install(adapters, self.latent_dtype, trainable, summed)
+                summed = self._can_sum(adapters)
+                if trainable or not summed:
+                    self.adapters.install(adapters, self.latent_dtype, trainable, summed)
+                else:
+                    self.adapters.merge_each(adapters, self.latent_dtype)
             yield self.adapters.stacks
         finally:
             self.adapters.remove()
 
-    @property
-    def _can_sum(self) -> bool:
-        """Checkpoints run blocks again when the pass with other weights is over; so may dynamo."""
-        return not self.low_memory and not self.engine.compile
+    def _can_sum(self, adapters: Sequence[Adapter]) -> bool:
+        """Whether W + B A may stand in for W in a pass.
+
+        Checkpoints run blocks again when the pass with other weights is over; so may dynamo. Of
+        several adapters each sample gets weights of its own, which takes their memory.
+        """
+        if self.low_memory or self.engine.compile:
+            return False
+        return len(adapters) == 1 or self.adapters.can_be_weights(adapters[0])
 
     def _forward(self, z: Tensor, t: int | Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """eps_theta(z_t, t) in z's precision, and F(z_t) in the UNet's."""
@@ -326,7 +335,7 @@ class StableDiffusion:
         else:
             # what mutual attention depends on is read, not passed
             start_layer, masks = self._attention.state()
-            name = (start_layer, len(weights), self.adapters.summed)
+            name = (start_layer, len(weights), self.adapters.summed, self.adapters.own)
             read = (*weights, *masks)
             output, features = self._graphs(name, self._unet_pass, inputs, read)
         output = scale_gradient(output.to(z.dtype), self._gradient_scale)
