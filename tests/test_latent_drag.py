@@ -134,14 +134,6 @@ class TestASecondDrag:
         assert other["invert"] > 0
         assert other["reference"] > 0
 
-    def test_nothing_large_is_kept_with_low_memory(self, tiny_folder: Path) -> None:
-        editor, sample = (
-            make_editor(tiny.load(tiny_folder, low_memory=True), aldd(2, 1)),
-            make_sample(),
-        )
-        assert [self.phases_of(editor, sample)["reference"] for _ in range(2)] == [2, 2]
-        assert self.phases_of(editor, sample)["invert"] == 0
-
     def test_a_picture_that_is_changed_in_place(self, backbone: StableDiffusion) -> None:
         editor, sample = make_editor(backbone, aldd(1, 1)), make_sample(seed=1)
         self.phases_of(editor, sample)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -64,9 +64,13 @@ class Unedited:
     features: Float[Tensor, "b f h w"]
     z_prev: Latent
 
+    def to_host(self) -> Unedited:
+        """With the features in the CPU's memory, where they may stay."""
+        return replace(self, features=self.features.cpu())
+
     def reference(self, pairs: Pairs, canvas: Canvas, r1: int) -> Reference:
-        """What a drag of these pairs will read."""
-        features = self.features.to(self.z_prev.dtype)
+        """What a drag of these pairs will read, on the device."""
+        features = self.features.to(self.z_prev)
         patches = product_patches(features, pairs.sample, pairs.start, r1, canvas)
         vectors, _ = sample_patches(features, pairs.sample, pairs.start, 0, canvas)
         return Reference(patches, vectors[:, :, 0, 0], self.z_prev)

@@ -36,12 +36,12 @@ class Remembered(Generic[T]):
         if found is None:
             self._last = None
             found = make()
-            self._last = (arguments, found)
+            self.keep(arguments, found)
         return found
 
-    def forget(self) -> None:
-        """Let the memory go."""
-        self._last = None
+    def keep(self, arguments: object, result: T) -> None:
+        """Remember a result that was made elsewhere."""
+        self._last = (arguments, result)
 
 
 def equal(one: object, other: object) -> bool:

@@ -134,16 +134,17 @@ class LatentDrag(LatentEditor):
         phases: Phases,
     ) -> list[Reference]:
         """The unedited branch where the pairs are; it is remembered, the whole of its features."""
-        backbone, steps, r1 = self.backbone, self.dragged_steps, self.supervision.r1
+        backbone, steps = self.backbone, self.dragged_steps
         made_of = (z_T, text, adapters)
-        known = self._unedited.find(made_of) is not None
+        known = self._unedited.find(made_of)
+        references, branch = [], []
         with phases("reference", 0 if known else steps) as advance:
             walk = unedited_pass(backbone, z_T, text, self.times, steps, advance)
-            if backbone.low_memory:
-                self._unedited.forget()
-                return [unedited.reference(pairs, canvas, r1) for unedited in walk]
-            branch = self._unedited.get(made_of, lambda: list(walk))
-            return [unedited.reference(pairs, canvas, r1) for unedited in branch]
+            for unedited in known or walk:
+                references.append(unedited.reference(pairs, canvas, self.supervision.r1))
+                branch.append(unedited.to_host())
+        self._unedited.keep(made_of, branch)
+        return references
 
     @property
     def dragged_steps(self) -> int:
