@@ -1,8 +1,9 @@
 """make bench-gpu: what an edit of SD 1.5's size costs on one GPU, written as a table.
 
-    python -m benchmarks.gpu             all but `devices`, a few minutes
+    python -m benchmarks.gpu             all but the last two, a few minutes
     python -m benchmarks.gpu edits       some parts: ceilings, edits, memory, batches, compile,
-                                         sizes, devices (several GPUs)
+                                         sizes, kernels (where a step's time goes), devices
+                                         (several GPUs)
 
 Random weights of fixed seed, DragWorld pictures at 512 x 512, and a fixed amount of work: 70 LoRA
 steps of batch 4, 38 steps of inversion, 7 x 10 x 3 gradient steps with tracking, 38 denoising
@@ -124,6 +125,34 @@ def sizes() -> dict[str, Any]:
     return found
 
 
+def kernels() -> dict[str, Any]:
+    """What the device does in a gradient step: of one picture, and of many small ones."""
+    few = ["method.steps=4", "method.K=4", "method.B=2", "adapt.steps=1"]
+    single = traced(editor(*few), [0], 512)
+    release()
+    return {"single": single, "mini_64": traced(editor("backbone=mini", *few), range(64), 256)}
+
+
+def traced(method: Any, indices: Sequence[int], size: int) -> dict[str, Any]:
+    """Kernels by the time that they take, in an edit that is little else than gradient steps."""
+    from torch.profiler import ProfilerActivity, profile
+
+    samples = pictures(tuple(indices), size)
+    method(samples)  # records the graphs
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        edit = method(samples)[0]
+        torch.cuda.synchronize()
+    found = sorted(trace.key_averages(), key=lambda kind: -kind.self_device_time_total)
+    return {
+        "drag_ms_a_step": 1e3 * edit.seconds["drag"] / (4 * 3),
+        "busy_ms": sum(kind.self_device_time_total for kind in found) / 1e3,
+        "kernels": [
+            [kind.key[:80], kind.count, round(kind.self_device_time_total / 1e3, 3)]
+            for kind in found[:40]
+        ],
+    }
+
+
 def release() -> None:
     """Let go of models before this one, which hold themselves in cycles."""
     gc.collect()
@@ -169,10 +198,11 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "batches": batches,
     "compile": compiled,
     "sizes": sizes,
+    "kernels": kernels,
     "devices": devices,
     "throughput": throughput,
 }
-DEFAULT = [name for name in PARTS if name not in ("devices", "throughput")]
+DEFAULT = [name for name in PARTS if name not in ("kernels", "devices", "throughput")]
 
 
 def checkpoint() -> Path:
@@ -381,7 +411,7 @@ def run_part(name: str, limit: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all but devices")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all but the last")
     parser.add_argument("--part", choices=PARTS, help="run this one here, and print its figures")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for each part")
     parser.add_argument("--commit", default=commit(), help="where git is not at hand")
