@@ -27,7 +27,6 @@ from gooddrag.methods.warps import (
     inside,
     pulled,
     taken,
-    way_out,
 )
 
 SIZE = (96, 128)
@@ -170,14 +169,6 @@ class TestParts:
         [(region, own)] = pulled(left | right, handles, moving.flip(0), 48)
         assert torch.equal(region, left | right)
         assert own.tolist() == [False, False, False, True]
-
-    def test_the_way_out(self) -> None:
-        region, start = box(20, 70, 20, 100), torch.tensor([[50.0, 40]])
-        for direction, edge in (((2, 0), (100, 40)), ((0, -3), (50, 19)), ((1, 1), (80, 70))):
-            found = way_out(region, start, torch.tensor([direction]).float())
-            assert (found - torch.tensor([edge])).norm() < 1
-        outside = torch.tensor([[5.0, 5]])
-        assert torch.equal(way_out(region, outside, outside), outside + math.sqrt(0.5))
 
     def test_taken(self) -> None:
         picture = torch.rand(3, *SIZE)
@@ -338,15 +329,24 @@ class TestPiece:
 
 
 class TestZoom:
-    def test_one_pair_shrinks_towards_the_way_out(self) -> None:
-        """The handle and the first pixel beyond the mask, 20 apart, are 5 apart then."""
-        mask, handle = box(10, 90, 10, 60), torch.tensor([[40.0, 50]])
-        out, hole = WARPS["zoom"](places(), mask, handle, torch.tensor([[55.0, 50]]))
-        points = torch.tensor([[55.0, 50], [57.5, 50], [57.5, 52], [59, 49]])
-        edge = torch.tensor([60.0, 50])
-        assert (comes_from(out, points) - (edge + 4 * (points - edge))).norm(dim=1).max() < 0.5
+    def test_what_comes_together_shrinks(self) -> None:
+        """A pin inside the mask has no say; what is left round it is a hole."""
+        handles = torch.tensor([[40.0, 50], [60, 50], [90, 30]])
+        targets = torch.tensor([[48.0, 50], [52, 50], [90, 30]])
+        out, hole = WARPS["zoom"](places(), box(10, 90, 10, 120), handles, targets)
+        points, middle = torch.tensor([[50.0, 50], [52, 50], [46, 54]]), torch.tensor([50.0, 50])
+        found = comes_from(out, points)
+        assert (found - (middle + 5 * (points - middle))).norm(dim=1).max() < 0.5
         assert hole[20, 20]
-        assert not hole[50, 58]
+        assert not hole[50, 52]
+
+    def test_a_handle_alone_shifts(self) -> None:
+        mask, handle = box(20, 70, 20, 100), torch.tensor([[40.0, 40]])
+        for name in ("zoom", "piece"):
+            out, hole = WARPS[name](places(), mask, handle, handle + torch.tensor([[30.0, 0]]))
+            points = torch.tensor([[70.0, 40], [60, 60]])
+            assert (comes_from(out, points) - points + torch.tensor([30.0, 0])).abs().max() < 0.1
+            assert torch.equal(hole, box(20, 70, 20, 50))
 
     def test_two_pairs_say_how_large(self) -> None:
         """Apart by 1.5 times as much, and all is: no hole is left."""

@@ -3,7 +3,7 @@
 This project's own. The walk of an edit:
 
 1. The PICTURE is warped so that every handle lies at its target, in several ways (warps.py), and
-   the model is asked which of them it finds likely (held.py).
+   the model is asked which of them it finds likely, where they have changed it (held.py).
 2. Picture and warp get the same noise. In every step from there on the latent is the noisy source's
    outside the mask, and for a while the noisy warp's inside it, holes excepted: long if the warp is
    likely, briefly if it is not. Then the model has its way, its attention on the source.

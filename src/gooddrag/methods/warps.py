@@ -111,16 +111,6 @@ def inside(region: Mask, where: Float[Tensor, "rows columns 2"]) -> Bool[Tensor,
     return there & region[y.clamp(0, height - 1), x.clamp(0, width - 1)]
 
 
-def way_out(
-    region: Mask, start: Float[Tensor, "1 2"], direction: Float[Tensor, "1 2"]
-) -> Float[Tensor, "1 2"]:
-    """The first place outside a region, to a pixel, on the way from a place in a direction."""
-    steps = torch.arange(1, sum(region.shape) + 1, dtype=start.dtype)[:, None]
-    way = start + steps * direction / direction.norm()
-    there = inside(region, way[None])[0].long().cumprod(dim=0).sum()
-    return way[int(there)][None]
-
-
 def filled(picture: Picture, unknown: Mask) -> Picture:
     """Unknown pixels from the known ones round them, by ever coarser scales."""
     known = (~unknown)[None].to(picture)
@@ -231,10 +221,10 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Zoom:
-    """The masked part grows or shrinks, turns and shifts with the pairs in it, each part by itself.
+    """The masked part grows or shrinks, turns and shifts with its handles, each part by itself.
 
-    One pair alone says nothing of size: the thing shrinks towards where the drag's line leaves the
-    mask beyond the target, as one that is pushed back into what it grows from. It leaves a hole.
+    Pins have no say, and a handle alone, which says nothing of size, shifts its part. What shrinks
+    leaves a hole.
 
     Attributes:
         lattice: places along the picture's shorter side at which the mask's parts are told apart.
@@ -258,12 +248,8 @@ class Zoom:
         moving, here = (handles != targets).any(dim=1), lattice(size_of(mask), 1)
         warped, hole = picture, torch.zeros_like(mask)
         for region, own in pulled(mask, handles, moving, self.lattice):
-            own = own & moving if (own & moving).sum() > 1 else own
-            start, end = handles[own].double(), targets[own].double()
-            if len(start) == 1:
-                edge = way_out(region, end, end - start)
-                start, end = torch.cat((start, edge)), torch.cat((end, edge))
-            a, b = similarity(start, end, self.least)
+            own = own & moving
+            a, b = similarity(handles[own].double(), targets[own].double(), self.least)
             back = torch.view_as_real((torch.view_as_complex(here) - b) / a)
             comes = region & inside(region, back)
             warped = torch.where(comes, taken(picture, back), warped)
