@@ -13,7 +13,7 @@ from gooddrag.backbones.embedded import mini
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.ddim import Timesteps, predict_z0
 from gooddrag.denoising import MutualAttention
-from gooddrag.methods.held import HeldDenoising, noised, soft_inside, surprise
+from gooddrag.methods.held import HeldDenoising, beside_first, noised, soft_inside, surprise
 from gooddrag.methods.warped_drag import WarpedDrag
 from gooddrag.types import DragSample
 from gooddrag.world import render_edit
@@ -54,22 +54,16 @@ def held_denoising(backbone: StableDiffusion, **parts: Any) -> HeldDenoising:
 
 
 class TestSurprise:
-    def test_it_is_the_error_of_the_predicted_noise_inside_the_mask(
-        self, backbone64: StableDiffusion
-    ) -> None:
+    def test_it_is_the_error_of_the_predicted_noise(self, backbone64: StableDiffusion) -> None:
         z_0, eps = torch.randn(2, 3, 4, 8, 8).double(), torch.randn(2, 2, 4, 8, 8).double()
-        text, mask = backbone64.embed(["", "a cat"]), torch.zeros(2, 1, 8, 8)
-        mask[..., :5] = 1
-        times = Timesteps(backbone64.alphas_cumprod, 10, 1.0)
-        found = surprise(backbone64, z_0, eps, text, times, [100, 500], mask)
+        text, times = backbone64.embed(["", "a cat"]), Timesteps(backbone64.alphas_cumprod, 10, 1.0)
+        found = surprise(backbone64, z_0, eps, text, times, [100, 500])
         alone = 0
         for i, t in enumerate((100, 500)):
             z_t = noised(z_0[1, 2:], eps[1:, i], times.alpha(t))
             error = backbone64.noise(z_t, t, text[1:]).detach() - eps[1:, i]
-            alone = alone + error[..., :5].square().sum()
+            alone = alone + error[0].square().sum(dim=0)
         torch.testing.assert_close(found[1, 2], alone)
-        nowhere = surprise(backbone64, z_0, eps, text, times, [100, 500], 0 * mask)
-        assert torch.equal(nowhere, torch.zeros(2, 3).double())
 
     def test_a_picture_is_likelier_than_what_is_none(self) -> None:
         """The built-in model: a picture of its world, the same in strips out of order, noise."""
@@ -82,10 +76,23 @@ class TestSurprise:
         z_0 = backbone.encode(torch.cat((picture, torn, noise)))[0][None]
         eps = torch.randn(1, 1, *z_0.shape[2:], generator=generator)
         times = Timesteps(backbone.alphas_cumprod, 25, 0.6)
-        text, everywhere = backbone.embed([""]), torch.ones(1, 1, *z_0.shape[-2:])
-        found = surprise(backbone, z_0, eps, text, times, [201], everywhere)[0].tolist()
+        losses = surprise(backbone, z_0, eps, backbone.embed([""]), times, [201])
+        found = losses.flatten(2).sum(dim=2)[0].tolist()
         assert found == sorted(found)
         assert found[1] > 2 * found[0]
+
+    def test_beside_the_first(self) -> None:
+        """Where it weighs: for all alike, or for each; 1 of nothing, and of the same."""
+        losses, mask = torch.rand(2, 4, 8, 8) + 0.1, torch.zeros(2, 1, 8, 8)
+        mask[..., :5] = 1
+        found = beside_first(losses, mask)
+        expected = losses[1, 3, :, :5].sum() / losses[1, 0, :, :5].sum()
+        torch.testing.assert_close(found[1, 2], expected)
+        each = torch.cat((mask, 0 * mask, 3 * mask), dim=1)
+        expected = torch.stack((found[:, 0], torch.ones(2), found[:, 2]), dim=1)
+        torch.testing.assert_close(beside_first(losses, each), expected)
+        same = losses[:, :1].expand_as(losses)
+        torch.testing.assert_close(beside_first(same, each), torch.ones(2, 3))
 
 
 class TestHeld:
@@ -152,7 +159,9 @@ class TestStart:
         assert values in ([0, until], [until])
 
     def test_a_hole_is_free(self, tiny_folder: Path) -> None:
-        made = editor(tiny_folder, "~editor.warps.sheet", "~editor.warps.near")
+        made = editor(
+            tiny_folder, "~editor.warps.sheet", "~editor.warps.near", "~editor.warps.zoom"
+        )
         handle = torch.tensor([[20.0, 30.0]])
         sample = replace(make_sample(seed=1, mask=False), handles=handle, targets=handle + 16)
         until = started(made, [sample]).until[0, 0]
@@ -231,6 +240,7 @@ class TestEdits:
             ("method.edge=-1", "edge"),
             ("method.after=1", "after"),
             ("method.reach=0", "reach"),
+            ("method.least=0", "least"),
             ("method.held_unlikely=0.51", "held_unlikely=0.51 .* step 3 of 4: take at most 0.5,"),
             ("method.after=0", "step 1 of 4: take at most 0.0, or raise method.after"),
         ],

@@ -9,14 +9,32 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gooddrag.methods.fields import distance_to, lattice, rigid, spline, upsampled, within
-from gooddrag.methods.warps import Piece, Sheet, connected, filled, inside, taken
+from gooddrag.methods.fields import (
+    distance_to,
+    lattice,
+    rigid,
+    similarity,
+    spline,
+    upsampled,
+    within,
+)
+from gooddrag.methods.warps import (
+    Piece,
+    Sheet,
+    Zoom,
+    connected,
+    filled,
+    inside,
+    pulled,
+    taken,
+)
 
 SIZE = (96, 128)
 WARPS = {
     "sheet": Sheet(lattice=48, rim=12),
     "piece": Piece(lattice=48, reach=None),
     "near": Piece(lattice=48, reach=0.1),
+    "zoom": Zoom(lattice=48, least=0.1),
 }
 EVERYWHERE = torch.ones(SIZE, dtype=torch.bool)
 every_warp = pytest.mark.parametrize("warp", WARPS.values(), ids=WARPS.keys())
@@ -89,6 +107,26 @@ class TestFields:
             found = rigid(at, p[:n], p[:n] @ turn + 7)
             torch.testing.assert_close(found, at @ turn + 7, rtol=0, atol=1e-6)
 
+    def test_a_similarity_is_found(self) -> None:
+        """A turn by 30 degrees that grows, and a shift; too small a size is held."""
+        p = torch.rand(4, 2, generator=torch.Generator().manual_seed(0)).double() * 50
+        x = torch.view_as_complex(p)
+        for size, kept in ((1.3, 1.3), (0.2, 0.2), (0.01, 0.1), (30, 10)):
+            turn = size * torch.exp(torch.tensor(1j * math.pi / 6, dtype=torch.complex128))
+            q = turn * x + (7 - 2j)
+            a, b = similarity(p, torch.view_as_real(q), 0.1)
+            torch.testing.assert_close(a, turn / size * kept)
+            torch.testing.assert_close(a * x.mean() + b, q.mean())
+
+    def test_a_similarity_of_what_comes_together(self) -> None:
+        """All in one place, where they keep their mean; and one pair, which is a shift."""
+        p = torch.rand(3, 2).double() * 50
+        a, b = similarity(p, torch.full_like(p, 20), 0.1)
+        x = torch.view_as_complex(p).mean()
+        torch.testing.assert_close(torch.stack((a, a * x + b)), torch.tensor([0.1, 20 + 20j]).to(a))
+        a, b = similarity(p[:1], p[:1] + 2, 0.1)
+        torch.testing.assert_close(torch.stack((a, b)), torch.tensor([1, 2 + 2j]).to(a))
+
     def test_one_pair_is_a_shift(self) -> None:
         at, p = torch.rand(30, 2).double(), torch.rand(1, 2).double()
         torch.testing.assert_close(rigid(at, p, p + 2), at + 2)
@@ -119,6 +157,18 @@ class TestParts:
             snail[59 - ring, ring + 4 : 60 - ring] = True
             snail[ring + 4 : 60 - ring, ring + 4] = True
         assert len(connected(snail)[snail].unique()) == 1
+
+    def test_what_is_pulled(self) -> None:
+        """Each part by the pairs in it, if one of them moves; all by one outside."""
+        left, right = box(20, 70, 10, 60), box(20, 70, 70, 120)
+        handles = torch.tensor([[30.0, 40], [50, 40], [90, 40], [64, 5]])
+        moving = torch.tensor([True, False, False, False])
+        [(region, own)] = pulled(left | right, handles, moving, 48)
+        assert torch.equal(region, left)
+        assert own.tolist() == [True, True, False, False]
+        [(region, own)] = pulled(left | right, handles, moving.flip(0), 48)
+        assert torch.equal(region, left | right)
+        assert own.tolist() == [False, False, False, True]
 
     def test_taken(self) -> None:
         picture = torch.rand(3, *SIZE)
@@ -152,8 +202,10 @@ class TestEveryWarp:
             assert not hole.any()
 
     def test_handles_land_on_their_targets(self, warp: Any) -> None:
+        """What turns and grows round the third, a pin."""
         handles = torch.tensor([[40.0, 40], [80, 50], [60, 30]])
-        targets = torch.tensor([[48.0, 44], [84, 62], [60, 30]])  # the third is a pin
+        pin, turn = handles[2], torch.tensor([[1.1, 0.3], [-0.3, 1.1]])
+        targets = pin + (handles - pin) @ turn
         out, _ = warp(places(), box(10, 90, 10, 120), handles, targets)
         assert (comes_from(out, targets) - handles).norm(dim=1).max() < 0.5
 
@@ -274,3 +326,39 @@ class TestPiece:
     def test_no_reach(self) -> None:
         with pytest.raises(ValueError, match="reach"):
             Piece(lattice=8, reach=0.0)
+
+
+class TestZoom:
+    def test_what_comes_together_shrinks(self) -> None:
+        """A pin inside the mask has no say; what is left round it is a hole."""
+        handles = torch.tensor([[40.0, 50], [60, 50], [90, 30]])
+        targets = torch.tensor([[48.0, 50], [52, 50], [90, 30]])
+        out, hole = WARPS["zoom"](places(), box(10, 90, 10, 120), handles, targets)
+        points, middle = torch.tensor([[50.0, 50], [52, 50], [46, 54]]), torch.tensor([50.0, 50])
+        found = comes_from(out, points)
+        assert (found - (middle + 5 * (points - middle))).norm(dim=1).max() < 0.5
+        assert hole[20, 20]
+        assert not hole[50, 52]
+
+    def test_a_handle_alone_shifts(self) -> None:
+        mask, handle = box(20, 70, 20, 100), torch.tensor([[40.0, 40]])
+        for name in ("zoom", "piece"):
+            out, hole = WARPS[name](places(), mask, handle, handle + torch.tensor([[30.0, 0]]))
+            points = torch.tensor([[70.0, 40], [60, 60]])
+            assert (comes_from(out, points) - points + torch.tensor([30.0, 0])).abs().max() < 0.1
+            assert torch.equal(hole, box(20, 70, 20, 50))
+
+    def test_two_pairs_say_how_large(self) -> None:
+        """Apart by 1.5 times as much, and all is: no hole is left."""
+        handles = torch.tensor([[40.0, 50], [60, 50]])
+        targets = torch.tensor([[35.0, 50], [65, 50]])
+        out, hole = WARPS["zoom"](places(), box(10, 90, 10, 120), handles, targets)
+        points, middle = torch.tensor([[50.0, 50], [80, 60], [20, 30]]), torch.tensor([50.0, 50])
+        found = comes_from(out, points)
+        assert (found - (middle + (points - middle) / 1.5)).norm(dim=1).max() < 0.5
+        assert not hole.any()
+
+    @pytest.mark.parametrize("least", [0.0, 1.5])
+    def test_no_size(self, least: float) -> None:
+        with pytest.raises(ValueError, match="least"):
+            Zoom(lattice=8, least=least)

@@ -100,6 +100,22 @@ def rigid(at: Float[Tensor, "k 2"], p: Points, q: Points) -> Float[Tensor, "k 2"
     return torch.view_as_real(q_mean + turn * (x - p_mean))
 
 
+def similarity(p: Points, q: Points, least: float) -> tuple[Tensor, Tensor]:
+    """a and b of the turn, growth and shift a x + b that suits all pairs p -> q best, as complex.
+
+    Least squares; a size |a| beyond `least` or 1 / `least` is held there. Of one pair the shift.
+    """
+    p, q = (torch.view_as_complex(points.contiguous()) for points in (p, q))
+    p_mean, q_mean = p.mean(), q.mean()
+    spread = (p - p_mean).abs().square().sum()
+    a = ((q - q_mean) * (p - p_mean).conj()).sum() / spread.clamp(min=1e-9)
+    a = a if spread > 1e-9 else torch.ones_like(a)
+    size = a.abs()
+    turn = a / size if size > 1e-9 else torch.ones_like(a)
+    a = turn * size.clamp(least, 1 / least)
+    return a, q_mean - a * p_mean
+
+
 def distance_to(points: Points, at: Float[Tensor, "k 2"]) -> Float[Tensor, " k"]:
     """From places to the nearest of all segments between two of the points."""
     p, x = (torch.view_as_complex(places.contiguous()) for places in (points, at))

@@ -21,6 +21,7 @@ from gooddrag.denoising import PairedDenoising
 
 Latent = Float[Tensor, "b c h w"]
 Mask = Float[Tensor, "b 1 h w"]
+_NOTHING = 1e-6  # so that nothing beside nothing is 1
 
 
 def noised(z_0: Latent, eps: Latent, a: Float[Tensor, ""]) -> Latent:
@@ -36,9 +37,8 @@ def surprise(
     text: Float[Tensor, "b tokens d"],
     times: Timesteps,
     judged_at: Sequence[int],
-    mask: Mask,
-) -> Float[Tensor, "b k"]:
-    """How badly the model tells the noise from each of k pictures, inside the mask.
+) -> Float[Tensor, "b k h w"]:
+    """How badly the model tells the noise from each of k pictures, in each cell.
 
     The diffusion loss, with the same noise for all k: it is the lower the likelier a picture is.
 
@@ -48,7 +48,6 @@ def surprise(
         eps: a noise for each timestep, so that chance has less of a say.
         text: embeddings of the prompts.
         times, judged_at: the timesteps.
-        mask: at latent size.
     """
     flat = z_0.flatten(0, 1)
     total = torch.zeros_like(flat)
@@ -56,7 +55,20 @@ def surprise(
         noise = one.repeat_interleave(z_0.shape[1], dim=0)
         z_t = noised(flat, noise, times.alpha(t))
         total = total + (backbone.noise(z_t, t, text) - noise).square()
-    return (total.view_as(z_0) * mask[:, None]).flatten(2).sum(dim=2)
+    return total.view_as(z_0).sum(dim=2)
+
+
+def beside_first(
+    losses: Float[Tensor, "b k h w"], weight: Float[Tensor, "b _ h w"]
+) -> Float[Tensor, "b _"]:
+    """The loss of all pictures but the first, as a multiple of the first's; 1 if nothing weighs.
+
+    Args:
+        losses: of the pictures, in each cell.
+        weight: of each cell, for all of them or for each of the k - 1.
+    """
+    now, before = ((x * weight).flatten(2).sum(dim=2) for x in (losses[:, 1:], losses[:, :1]))
+    return (now + _NOTHING) / (before + _NOTHING)
 
 
 @dataclass(frozen=True)

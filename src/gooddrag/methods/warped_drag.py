@@ -3,7 +3,7 @@
 This project's own. The walk of an edit:
 
 1. The PICTURE is warped so that every handle lies at its target, in several ways (warps.py), and
-   the model is asked which of them it finds likely (held.py).
+   the model is asked which of them it finds likely, where they have changed it (held.py).
 2. Picture and warp get the same noise. In every step from there on the latent is the noisy source's
    outside the mask, and for a while the noisy warp's inside it, holes excepted: long if the warp is
    likely, briefly if it is not. Then the model has its way, its attention on the source.
@@ -27,7 +27,7 @@ from gooddrag.drag import DragOptimization
 from gooddrag.events import Phases
 from gooddrag.geometry import Canvas, latent_mask
 from gooddrag.memory import peak_memory, reset_peak_memory
-from gooddrag.methods.held import HeldDenoising, soft_inside, surprise
+from gooddrag.methods.held import HeldDenoising, beside_first, soft_inside, surprise
 from gooddrag.methods.latent_drag import LatentDrag
 from gooddrag.reference import Pairs, reference_at
 from gooddrag.seeding import generator
@@ -163,15 +163,17 @@ class WarpedDrag(LatentDrag):
         backbone, masks = self.backbone, self._masks(samples, canvas)
         pictures, holes = self._candidates(samples, masks, canvas)
         z_0 = backbone.encode(pictures)[0].unflatten(0, (len(samples), -1))
+        source, warps = z_0[:, 0], z_0[:, 1:]
         mask = latent_mask(masks, canvas.grid, z_0.shape[-2:]).to(z_0)
         judged_at, times = self.warping.judged_at, self.times
         eps = self._noise(samples, seed, (1 + len(judged_at), *z_0.shape[2:])).to(z_0)
-        found = surprise(backbone, z_0, eps[:, 1:], text, times, judged_at, mask)
-        best = found[:, 1:].argmin(dim=1) + 1
+        losses = surprise(backbone, z_0, eps[:, 1:], text, times, judged_at)
+        changed = (warps - source[:, None]).square().sum(dim=2) * mask
+        best = beside_first(losses, changed).argmin(dim=1)
         chosen = torch.arange(len(samples), device=best.device), best
-        likely = found[chosen] <= self.warping.likely * found[:, 0]
+        likely = beside_first(losses, mask)[chosen] <= self.warping.likely
 
-        parts = found.new_tensor([self.warping.held_unlikely, self.warping.held_likely])
+        parts = losses.new_tensor([self.warping.held_unlikely, self.warping.held_likely])
         held = parts[likely.long()]
         cells = functional.max_pool2d(holes, backbone.pixels_per_latent)
         free = cells.unflatten(0, (len(samples), -1)).to(z_0)[chosen] > 0
@@ -181,8 +183,8 @@ class WarpedDrag(LatentDrag):
             text=text,
             times=times,
             attention=self.attention,
-            source=z_0[:, 0],
-            warped=z_0[chosen],
+            source=source,
+            warped=warps[chosen],
             eps=eps[:, 0],
             mask=mask,
             until=until,
@@ -198,12 +200,11 @@ class WarpedDrag(LatentDrag):
 
     def _candidates(
         self, samples: Sequence[DragSample], masks: Float[Tensor, "b 1 ph pw"], canvas: Canvas
-    ) -> tuple[Float[Tensor, "bk 3 ph pw"], Float[Tensor, "bk 1 ph pw"]]:
-        """On the canvas each source before its warps, and where nothing came to: 1, else 0."""
+    ) -> tuple[Float[Tensor, "pictures 3 ph pw"], Float[Tensor, "warps 1 ph pw"]]:
+        """On the canvas each source before its warps, and where nothing came to these: 1 or 0."""
         pictures, holes = [], []
         for sample, mask in zip(samples, canvas.crop(masks)[:, 0] > 0, strict=True):
             pictures.append(sample.image)
-            holes.append(torch.zeros_like(mask))
             for warp in self.warps:
                 picture, hole = warp(sample.image, mask, sample.handles, sample.targets)
                 pictures.append(picture)

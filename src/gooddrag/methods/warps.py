@@ -1,7 +1,8 @@
 """Where a picture's points go when some of them are dragged: smooth warps inside a mask.
 
-Three of them, since a few pairs do not say what hangs together: what the mask frees is a `Sheet` of
-rubber whose rim is fixed, or one stiff `Piece`, or only what lies near the handles is such a piece.
+Four of them, since a few pairs do not say what hangs together: what the mask frees is a `Sheet` of
+rubber whose rim is fixed, or one stiff `Piece`, or only what lies near the handles is such a piece,
+or it grows or shrinks (`Zoom`).
 
 All are maps back, from where a point of the warped picture is to where it comes from. Places are
 (x, y) in pixels, whose centres are whole numbers.
@@ -9,6 +10,7 @@ All are maps back, from where a point of the warped picture is to where it comes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +19,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from gooddrag.methods.fields import distance_to, lattice, rigid, spacing, spline, within
+from gooddrag.methods.fields import (
+    distance_to,
+    lattice,
+    rigid,
+    similarity,
+    spacing,
+    spline,
+    within,
+)
 
 Picture = Float[Tensor, "3 h w"]
 Mask = Bool[Tensor, "h w"]
@@ -42,6 +52,27 @@ def connected(mask: Mask) -> Int[Tensor, "h w"]:
         labels = largest(near.long() * mask, rows)
         labels = largest(labels.T, columns).T
     return labels
+
+
+def pulled(
+    mask: Mask, handles: Points, moving: Bool[Tensor, " n"], count: int
+) -> Iterator[tuple[Mask, Bool[Tensor, " n"]]]:
+    """The mask's connected parts in which a handle moves, each with which of the pairs are in it.
+
+    A handle outside the mask moves all of it.
+
+    Args:
+        mask, handles, moving: the latter of each handle.
+        count: the parts are of blocks of pixels, as many along the shorter side.
+    """
+    (height, width), coarse = size_of(mask), spacing(size_of(mask), count)
+    blocks = functional.max_pool2d(mask[None].float(), coarse, ceil_mode=True)[0] > 0
+    parts = connected(blocks).repeat_interleave(coarse, 0).repeat_interleave(coarse, 1)
+    parts = parts[:height, :width] * mask
+    x, y = handles.round().long().unbind(-1)
+    owner = parts[y.clamp(0, height - 1), x.clamp(0, width - 1)]
+    for part in owner[moving].unique():
+        yield (parts == part if part else mask), owner == part
 
 
 def runs(mask: Mask) -> Int[Tensor, "h w"]:
@@ -72,7 +103,7 @@ def taken(picture: Picture, where: Float[Tensor, "h w 2"]) -> Picture:
     return colours[0].clamp(0, 1)
 
 
-def inside(region: Mask, where: Float[Tensor, "h w 2"]) -> Mask:
+def inside(region: Mask, where: Float[Tensor, "rows columns 2"]) -> Bool[Tensor, "rows columns"]:
     """Which places lie in a region of the picture."""
     height, width = region.shape
     x, y = where.round().long().unbind(-1)
@@ -159,16 +190,10 @@ class Piece:
         self, picture: Picture, mask: Mask, handles: Points, targets: Points
     ) -> tuple[Picture, Mask]:
         """The warped picture, and the pixels of it that something left and nothing came to."""
-        parts, (height, width) = self._parts(mask), size_of(mask)
-        x, y = handles.round().long().unbind(-1)
-        owner = parts[y.clamp(0, height - 1), x.clamp(0, width - 1)]
-        moving = (handles != targets).any(dim=1)
+        moving, here = (handles != targets).any(dim=1), lattice(size_of(mask), 1)
         warped, hole = picture, torch.zeros_like(mask)
-        for part in owner[moving].unique():
-            own = owner == part
-            region = parts == part if part else mask  # a handle outside moves all
+        for region, own in pulled(mask, handles, moving, self.lattice):
             start, end = handles[own].double(), targets[own].double()
-            here = lattice((height, width), 1)
             forth = self._field(mask, start, end, moving[own])
             back = here + self._field(mask, end, start, moving[own])
             comes = region & inside(region, back)
@@ -176,13 +201,6 @@ class Piece:
             warped = torch.where(comes, taken(picture, back), warped)
             hole = hole | (leaves & ~comes)
         return filled(warped, hole), hole
-
-    def _parts(self, mask: Mask) -> Int[Tensor, "h w"]:
-        """`connected`, of blocks of pixels."""
-        (height, width), coarse = size_of(mask), spacing(size_of(mask), self.lattice)
-        blocks = functional.max_pool2d(mask[None].float(), coarse, ceil_mode=True)[0] > 0
-        parts = connected(blocks).repeat_interleave(coarse, 0).repeat_interleave(coarse, 1)
-        return parts[:height, :width] * mask
 
     def _field(
         self, mask: Mask, start: Points, end: Points, moving: Bool[Tensor, " n"]
@@ -199,3 +217,41 @@ class Piece:
             return moved * (near.square() * (3 - 2 * near))[:, None]  # smooth at both ends
 
         return within(mask, spacing(size_of(mask), self.lattice), field)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zoom:
+    """The masked part grows or shrinks, turns and shifts with its handles, each part by itself.
+
+    Pins have no say, and a handle alone, which says nothing of size, shifts its part. What shrinks
+    leaves a hole.
+
+    Attributes:
+        lattice: places along the picture's shorter side at which the mask's parts are told apart.
+        least: the size to which a thing shrinks at most, 1 / `least` that to which it grows.
+
+    Raises:
+        ValueError: a least size that is not above 0 and at most 1.
+    """
+
+    lattice: int
+    least: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.least <= 1:
+            raise ValueError(f"method.least must be above 0 and at most 1, found {self.least}")
+
+    def __call__(
+        self, picture: Picture, mask: Mask, handles: Points, targets: Points
+    ) -> tuple[Picture, Mask]:
+        """The warped picture, and the pixels of it that nothing came to."""
+        moving, here = (handles != targets).any(dim=1), lattice(size_of(mask), 1)
+        warped, hole = picture, torch.zeros_like(mask)
+        for region, own in pulled(mask, handles, moving, self.lattice):
+            own = own & moving
+            a, b = similarity(handles[own].double(), targets[own].double(), self.least)
+            back = torch.view_as_real((torch.view_as_complex(here) - b) / a)
+            comes = region & inside(region, back)
+            warped = torch.where(comes, taken(picture, back), warped)
+            hole = hole | (region & ~comes)
+        return filled(warped, hole), hole
