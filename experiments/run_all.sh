@@ -5,6 +5,7 @@
 #
 #   experiments/run_all.sh [OVERRIDES...]
 #   SEEDS=0 MINUTES=9 experiments/run_all.sh batch=75 workers=14      # on a GPU beside 16 cores
+#   GPUS=2 experiments/run_all.sh batch=75 workers=5                  # all seeds at once, on two GPUs
 #
 # To go on where there is only a pack of an earlier part: gooddrag unpack pack.tar.xz output=outputs/experiments
 set -u
@@ -15,20 +16,33 @@ OUTPUT=${OUTPUT:-outputs/experiments}
 SEEDS=${SEEDS:-0 1 2}
 EXPERIMENTS=${EXPERIMENTS:-06_methods,07_plus,01_alternating,02_loss,05_departures,03_lora,04_attention,05_more_departures}
 MINUTES=${MINUTES:-}    # none: until all is done
+GPUS=${GPUS:-}          # none: one seed after another, where the trainer says
+
+seed_of() {             # SEED [OVERRIDES...]: all experiments, in the time that is left
+    local seed=$1
+    shift
+    local run=("$GOODDRAG" bench -m "experiment=$EXPERIMENTS" "seed=$seed" "output=$OUTPUT" report=false "$@")
+    [ -n "$MINUTES" ] || { "${run[@]}"; return; }
+    local left=$((MINUTES * 60 - SECONDS))
+    [ "$left" -gt 0 ] || return 124
+    timeout --signal=INT --kill-after=60 "$left" "${run[@]}"
+}
 
 status=0
+processes=()
 for seed in $SEEDS; do
-    run=("$GOODDRAG" bench -m "experiment=$EXPERIMENTS" "seed=$seed" "output=$OUTPUT" report=false "$@")
-    if [ -n "$MINUTES" ]; then
-        left=$((MINUTES * 60 - SECONDS))
-        [ "$left" -gt 0 ] || { status=124; break; }
-        timeout --signal=INT --kill-after=60 "$left" "${run[@]}"
-    else
-        "${run[@]}"
+    if [ -n "$GPUS" ]; then
+        CUDA_VISIBLE_DEVICES=$((${#processes[@]} % GPUS)) seed_of "$seed" "$@" &
+        processes+=($!)
+        continue
     fi
+    seed_of "$seed" "$@"
     code=$?
     [ "$code" -eq 0 ] || status=$code
     case $code in 124|130|137) break ;; esac    # cut off; a failed experiment stops no other
+done
+for process in ${processes[@]+"${processes[@]}"}; do
+    wait "$process" || status=$?
 done
 
 "$GOODDRAG" pack "$OUTPUT" || status=$?

@@ -155,6 +155,30 @@ wait $!
 """
 
 
+TOLD = """#!/bin/sh
+echo "${{CUDA_VISIBLE_DEVICES-none}} $*" >> {file}
+case "$*" in *seed=1*) exit 3 ;; esac
+"""
+
+
+@pytest.mark.parametrize("gpus", ["", "2"])
+def test_a_process_for_each_seed(tmp_path: Path, gpus: str) -> None:
+    """One after another, or side by side on devices in turn; one that fails stops no other."""
+    told, program = tmp_path / "told", tmp_path / "program"
+    program.write_text(TOLD.format(file=told))
+    program.chmod(0o755)
+    env = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    env |= {"GOODDRAG": str(program), "OUTPUT": str(tmp_path), "EXPERIMENTS": "a,b", "GPUS": gpus}
+    done = subprocess.run([ROOT / "experiments" / "run_all.sh", "batch=7"], env=env, timeout=60)
+    assert done.returncode == 3
+    *runs, packed = told.read_text().splitlines()
+    assert packed == f"none pack {tmp_path}"
+    devices = ["0", "1", "0"] if gpus else ["none"] * 3
+    words = f"bench -m experiment=a,b seed={{}} output={tmp_path} report=false batch=7"
+    expected = [f"{device} {words.format(seed)}" for seed, device in enumerate(devices)]
+    assert sorted(runs) == sorted(expected)
+
+
 @pytest.mark.slow
 def test_all_of_them_in_miniature(tmp_path, tiny_folder):
     """Cut off, gone on with from the pack alone, and reported on."""
