@@ -86,6 +86,17 @@ def summary(found, label, kind="all", group=""):
     return next(s for s in found if (s.label, s.kind, s.group) == (label, kind, group))
 
 
+def test_seconds_of_several_devices_are_told_of(tmp_path):
+    for method, seed, device in (("gooddrag", 0, "A"), ("plus", 0, "B"), ("plus", 1, "A")):
+        fill(make_run(tmp_path, method, seed), [1.0] * 4, device=device)
+    fill(make_run(tmp_path, "identity"), [1.0] * 4, device="C")  # takes no time anywhere
+    told = "Seconds are of several devices, and compare on one alone (A: gooddrag, plus; B: plus)."
+    assert told in pages.notes(read_results([tmp_path]), settings())
+    one = tmp_path / "one"
+    fill(make_run(one), [1.0] * 4, device="A")
+    assert not any("devices" in said for said in pages.notes(read_results([one]), settings()))
+
+
 class TestNumbers:
     def test_means_are_over_samples_of_means_over_seeds(self, tmp_path):
         fill(make_run(tmp_path, seed=0), [1.0, 2.0, 3.0, 4.0])
