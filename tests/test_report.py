@@ -97,6 +97,19 @@ def test_seconds_of_several_devices_are_told_of(tmp_path):
     assert not any("devices" in said for said in pages.notes(read_results([one]), settings()))
 
 
+def test_the_sheet_has_the_fullest_rows():
+    def row(name: str, there: str) -> sheet.Row:
+        tile = Image.new("RGB", (4, 4))
+        return sheet.Row(
+            name, "", [sheet.Cell("", Path("x") if x == "1" else None, tile, "") for x in there]
+        )
+
+    rows = [row("a", "1100"), row("b", "1111"), row("c", "1101"), row("d", "1111")]
+    assert [r.name for r in sheet.fullest(rows, 2)] == ["b", "d"]
+    assert [r.name for r in sheet.fullest(rows, 9)] == ["b", "c", "d"]
+    assert [r.name for r in sheet.fullest(rows[:1], 9)] == ["a"]
+
+
 class TestNumbers:
     def test_means_are_over_samples_of_means_over_seeds(self, tmp_path):
         fill(make_run(tmp_path, seed=0), [1.0, 2.0, 3.0, 4.0])

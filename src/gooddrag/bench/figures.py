@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gooddrag.bench import svg
-from gooddrag.bench.reading import BASELINES, Result
+from gooddrag.bench.reading import BASELINES, Result, devices_of
 from gooddrag.bench.svg import Axis, Box
 from gooddrag.bench.tables import ALL, Settings, Summary, numbers_of
 from gooddrag.metrics.statistics import Interval
@@ -35,6 +35,8 @@ def figures(
     plotted = settings.plotted(numbers_of(results))
     cached = any(result.record.get("adapt_cached") for result in results)
     costs = ["seconds_edit" if cached else "seconds_total", "gradient_steps"]
+    if len(devices_of(results)) > 1:
+        costs = costs[1:]  # seconds of several devices say nothing of methods
     made = {
         "cost": cost_figure(whole, plotted, costs, settings),
         "differences": difference_figure(whole, plotted, settings),

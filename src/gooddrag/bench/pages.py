@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gooddrag.bench.reading import BASELINES, COSTS, Result, labels_of
+from gooddrag.bench.reading import BASELINES, COSTS, Result, devices_of, labels_of
 from gooddrag.bench.records import DONE, file_name
 from gooddrag.bench.sheet import Row
 from gooddrag.bench.tables import ALL, Settings, Summary, numbers_of
@@ -129,17 +129,11 @@ def notes(results: Sequence[Result], settings: Settings) -> list[str]:
     batched = any((result.record.get("batch") or 1) > 1 for result in results)
     if batched:
         said.append("Batches were edited side by side: a sample's seconds are its part of them.")
-    devices = devices_of(edited)
+    devices = devices_of(results)
     if len(devices) > 1:
         listed = "; ".join(f"{device}: {', '.join(on)}" for device, on in devices.items())
         said.append(f"Seconds are of several devices, and compare on one alone ({listed}).")
     return said
-
-
-def devices_of(results: Iterable[Result]) -> dict[str, list[str]]:
-    """Which methods ran on each device, as the records tell."""
-    pairs = sorted({(str(r.record["device"]), r.label) for r in results if r.record.get("device")})
-    return {device: [label for d, label in pairs if d == device] for device, _ in pairs}
 
 
 def failures(results: Iterable[Result]) -> list[tuple[str, str]]:

@@ -99,6 +99,19 @@ def labels_of(results: Iterable[Result]) -> list[str]:
     return list(dict.fromkeys(result.label for result in results))
 
 
+def devices_of(results: Iterable[Result]) -> dict[str, list[str]]:
+    """Which methods' edits were made on each device; baselines cost nothing on any."""
+    pairs = {
+        (str(result.record["device"]), result.label)
+        for result in results
+        if result.record.get("device") and result.label not in BASELINES
+    }
+    found: dict[str, list[str]] = {}
+    for device, label in sorted(pairs):
+        found.setdefault(device, []).append(label)
+    return found
+
+
 def by_sample(results: Iterable[Result], number: str) -> dict[str, float]:
     """Each sample's number, its mean over seeds, by name in the order of names."""
     values: dict[str, list[float]] = {}

@@ -81,7 +81,7 @@ def write_report(
     for data, section in sections.items():
         for name, figure in section.figures.items():
             files[pages.figure_name(name, data)] = figure
-        if rows := section.rows[: settings.sheet]:
+        if rows := sheet.fullest(section.rows, settings.sheet):
             picture = sheet.contact_sheet(rows)
             write_bytes(output / pages.sheet_name(data), sheet.jpeg(picture))
     for name, content in files.items():

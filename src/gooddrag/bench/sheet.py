@@ -82,6 +82,17 @@ def rows_of(
     return rows
 
 
+def fullest(rows: Sequence[Row], count: int) -> list[Row]:
+    """The rows with the fewest pictures missing, as many as that, in the order that they had.
+
+    Where a pack has kept some pictures only, rows of which most are missing are left out.
+    """
+    missing = {row.name: sum(cell.path is None for cell in row.cells) for row in rows}
+    worth = [row for row in rows if 2 * missing[row.name] < len(row.cells)] or list(rows)
+    chosen = {row.name for row in sorted(worth, key=lambda row: missing[row.name])[:count]}
+    return [row for row in worth if row.name in chosen]
+
+
 def contact_sheet(rows: Sequence[Row]) -> Image.Image:
     """The rows as one picture, with the columns' titles above and the samples' names beside."""
     cells = [cell for row in rows for cell in row.cells]
