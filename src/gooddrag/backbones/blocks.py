@@ -13,15 +13,12 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
-from diffusers.models.embeddings import Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gooddrag.backbones.attention import FusedAttention, TextProjections
-
-TIMESTEPS = 1000  # that Stable Diffusion is trained with
 
 
 def fuse(unet: UNet2DConditionModel, cudnn_attention: int) -> None:
@@ -40,8 +37,6 @@ def fuse(unet: UNet2DConditionModel, cudnn_attention: int) -> None:
         block.__class__, block.offsets = FusedResnetBlock, offsets
         last = [layer for layer in (block.conv2, block.conv_shortcut) if layer is not None]
         block.added = sum(layer.bias.detach() for layer in last if layer.bias is not None)
-    if type(unet.time_proj) is Timesteps:
-        unet.time_proj = KnownTimes(unet.time_proj, unet.device)
     crossing: list[FusedAttention] = []
     for module in list(unet.modules()):
         if isinstance(module, Transformer2DModel) and isinstance(module.norm, nn.GroupNorm):
@@ -90,23 +85,6 @@ class FusedGroupNorm(nn.Module):
         moved = x if offset is None else x + offset[:, :, None, None]
         y = functional.group_norm(moved, self.groups, self.weight, self.bias, self.eps)
         return x, functional.silu(y) if self.silu else y
-
-
-class KnownTimes(nn.Module):
-    """The sinusoids of all timesteps, made once.
-
-    Args:
-        sinusoids: makes them of timesteps (b,).
-        device: of the UNet.
-    """
-
-    def __init__(self, sinusoids: nn.Module, device: torch.device) -> None:
-        super().__init__()
-        self.table: Tensor = sinusoids(torch.arange(TIMESTEPS, device=device))
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Map (b,) to (b, d)."""
-        return self.table.index_select(0, t)
 
 
 class TimeOffsets:
