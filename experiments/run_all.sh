@@ -30,9 +30,10 @@ seed_of() {             # SEED [OVERRIDES...]: all experiments, in the time that
 
 status=0
 processes=()
+IFS=, read -ra devices <<< "${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((${GPUS:-1} - 1)))}"
 for seed in $SEEDS; do
     if [ -n "$GPUS" ]; then
-        CUDA_VISIBLE_DEVICES=$((${#processes[@]} % GPUS)) seed_of "$seed" "$@" &
+        CUDA_VISIBLE_DEVICES=${devices[${#processes[@]} % GPUS]} seed_of "$seed" "$@" &
         processes+=($!)
         continue
     fi

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from gooddrag.adapt import NoAdapter
@@ -334,6 +335,26 @@ class TestTraining:
                 layer = base_layer(backbone.unet, name)
                 assert type(layer) is nn.Linear
                 assert not hasattr(layer, "own")
+
+
+def test_nothing_of_a_pass_that_failed_stays_with_low_memory(folder: Path) -> None:
+    """It would keep the whole pass alive, for want of whose memory another is tried."""
+    backbone = tiny.load(folder, engine=replace(engine_of("plain"), channels_last=True))
+    fuse(backbone.unet, 0)
+    blocks = [m for m in backbone.unet.modules() if isinstance(m, Transformer2DModel)]
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    hook = blocks[-1].transformer_blocks[0].register_forward_pre_hook(fail)
+    z = torch.randn(1, 4, 8, 8, requires_grad=True)
+    with pytest.raises(torch.OutOfMemoryError):
+        backbone.noise_and_features(z, 500, backbone.embed([""]))
+    hook.remove()
+    assert blocks[-1].residual.grad_fn is not None
+    backbone.save_memory()
+    assert all(block.residual is None for block in blocks)
+    assert backbone._features is None
 
 
 class TestStacks:

@@ -96,11 +96,12 @@ class LoraAdapter:
     ) -> list[Adapter]:
         """One adapter for each sample, in order; the last are not read from the cache again."""
         folders = [self.folder(backbone, sample) for sample in samples]
-        adapters: dict[int, Adapter] = {
-            i: self._last.get(folder) or load_adapter(folder)
-            for i, folder in enumerate(folders)
+        kept = {
+            folder: self._last.get(folder) or load_adapter(folder)
+            for folder in dict.fromkeys(folders)
             if folder and (folder / ADAPTER_FILE).is_file()
         }
+        adapters = {i: kept[folder] for i, folder in enumerate(folders) if folder in kept}
         missing = [i for i in range(len(samples)) if i not in adapters]
         with phases("adapt", self.settings.steps if missing else 0):
             if missing:

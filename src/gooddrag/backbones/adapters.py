@@ -200,9 +200,8 @@ class AdapterBank:
             ValueError: the adapters differ in their layers, or do not fit the UNet.
         """
         sums = self._sums(adapters, dtype)
-        self.own = True
         weights = {name: total.to(self.unet.dtype) for name, total in sums}
-        self.flat = self._put(weights, self.unet.dtype)
+        self.flat, self.own = self._put(weights, self.unet.dtype, own=True), True
         self._take_own(modules_of(adapters[0]))
 
     def _take_own(self, names: Sequence[str]) -> None:
@@ -263,7 +262,7 @@ class AdapterBank:
         stacks: dict[str, Tensor] = {}
         for name, down, up in self._matrices(adapters):
             stacks |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
-        place = self._put(stacks, dtype)
+        place = self._put(stacks, dtype, own=False)
         names = modules_of(adapters[0])
         if not summed:
             if names != self.modules:
@@ -314,6 +313,10 @@ class AdapterBank:
             found[key] = total.view_as(base_layer(self.unet, name).weight)
         return found
 
+    def forget_places(self) -> None:
+        """Let the memory of the last adapters go; graphs that read it have to go, too."""
+        self._places.clear()
+
     def remove(self) -> None:
         """Back to the UNet's own weights; what training left is let go."""
         for name, weight in self._before.items():
@@ -337,20 +340,20 @@ class AdapterBank:
             self.unet.unload_lora()
             self.modules = []
 
-    def _put(self, stacks: dict[str, Tensor], dtype: torch.dtype) -> nn.Parameter:
+    def _put(self, stacks: dict[str, Tensor], dtype: torch.dtype, own: bool) -> nn.Parameter:
         """Write the stacks where the last of their shapes were: CUDA graphs read them there.
 
         Matrices, and the weights that they became, take turns and have a place each.
         """
         shapes = {key: tuple(stack.shape) for key, stack in stacks.items()}
         flat = torch.cat([stack.flatten() for stack in stacks.values()])
-        before, place = self._places.get(self.own, (None, None))
+        before, place = self._places.get(own, (None, None))
         if place is not None and shapes == before and place.dtype == dtype:
             with torch.no_grad():
                 place.copy_(flat)
         else:
             place = nn.Parameter(flat.to(self.unet.device, dtype), requires_grad=False)
-        self._places[self.own], self._shapes = (shapes, place), shapes
+        self._places[own], self._shapes = (shapes, place), shapes
         return place
 
     def _split(self, flat: Tensor) -> dict[str, Tensor]:

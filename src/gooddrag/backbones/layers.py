@@ -36,6 +36,13 @@ def to_tokens(block: Transformer2DModel, hidden_states: Tensor) -> tuple[Tensor,
     return tokens, tokens.shape[-1]
 
 
+def forget_residuals(unet: UNet2DConditionModel) -> None:
+    """Let go of what a pass that failed has left in its transformer blocks."""
+    for module in unet.modules():
+        if isinstance(module, Transformer2DModel):
+            module.residual = None
+
+
 def from_tokens(
     block: Transformer2DModel,
     hidden_states: Tensor,

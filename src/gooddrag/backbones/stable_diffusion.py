@@ -18,6 +18,7 @@ from gooddrag.backbones.adapters import AdapterBank
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.engine import Engine
 from gooddrag.backbones.graphs import GraphedPasses
+from gooddrag.backbones.layers import forget_residuals
 from gooddrag.backbones.precision import (
     HALF_GRADIENT_SCALE,
     choose_device,
@@ -114,6 +115,9 @@ class StableDiffusion:
     def save_memory(self) -> None:
         """Trade time for memory: checkpointed gradients, a tiled VAE."""
         self.low_memory = self.adapters.save_memory = True
+        self._features = None
+        forget_residuals(self.unet)
+        self.adapters.forget_places()
         for graphs in (self._graphs, self._other_graphs):
             if graphs is not None:
                 graphs.clear()

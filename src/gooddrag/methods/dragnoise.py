@@ -74,7 +74,7 @@ class BottleneckOptimization(DragOptimization):
         """Take the reference's z_{t-1} from the drag's own first forward.
 
         It has to be equal to the bit: a mask term of rounding noise instead of 0 would push with
-        the full strength of its sign (see `reference_pass`).
+        the full strength of its sign (see `unedited_pass`).
         """
         super().on_train_epoch_start()
         self._ahead = self._forward()

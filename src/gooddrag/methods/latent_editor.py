@@ -113,10 +113,12 @@ class LatentEditor(Editor):
     ) -> Latent:
         """z_T; the last one is remembered, for another drag of the same pictures."""
         made_of = (z_0, text, adapters, times.descending)
-        known = self._inverted.find(made_of) is not None
-        with phases("invert", 0 if known else len(times.descending)) as advance:
-            noise = partial(self.backbone.noise, text=text)
-            return self._inverted.get(made_of, lambda: ddim.invert(z_0, noise, times, advance))
+        z_T = self._inverted.find(made_of)
+        with phases("invert", len(times.descending) if z_T is None else 0) as advance:
+            if z_T is None:
+                z_T = ddim.invert(z_0, partial(self.backbone.noise, text=text), times, advance)
+        self._inverted.keep(made_of, z_T)
+        return z_T
 
     def _denoise(
         self,
