@@ -303,16 +303,14 @@ class StableDiffusion:
             )
         alone = all(adapter is adapters[0] for adapter in adapters)
         try:
-            if self.engine.merge_adapters is not True:
-                self.adapters.install(adapters, self.latent_dtype, trainable)
-            elif alone and not trainable:
+            merge = self.engine.merge_adapters is True
+            summed = merge and self._can_sum(adapters)
+            if merge and alone and not trainable:
                 self.adapters.merge(adapters[0], self.latent_dtype)
+            elif summed and not trainable:
+                self.adapters.merge_each(adapters, self.latent_dtype)
             else:
-                summed = self._can_sum(adapters)
-                if trainable or not summed:
-                    self.adapters.install(adapters, self.latent_dtype, trainable, summed)
-                else:
-                    self.adapters.merge_each(adapters, self.latent_dtype)
+                self.adapters.install(adapters, self.latent_dtype, trainable, summed)
             yield self.adapters.stacks
         finally:
             self.adapters.remove()

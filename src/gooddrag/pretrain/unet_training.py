@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from gooddrag.pretrain.data import LatentSet
 from gooddrag.pretrain.settings import NoiseSettings, UnetSettings
 
 
-class NoiseTraining(AveragedTraining):
+class NoiseTraining(AveragedTraining, ABC):
     """Trains UNet and text encoder together: eps-prediction.
 
     Attributes:
@@ -79,9 +80,9 @@ class NoiseTraining(AveragedTraining):
             device=self.device,
         )
 
+    @abstractmethod
     def weights(self, t: Tensor) -> Tensor:
         """Weighs the noise levels' eps-losses, [B]."""
-        raise NotImplementedError
 
     def losses(
         self, model: nn.ModuleDict, z_0: Tensor, eps: Tensor, t: Tensor, captions: Tensor
