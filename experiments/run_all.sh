@@ -17,6 +17,9 @@ SEEDS=${SEEDS:-0 1 2}
 EXPERIMENTS=${EXPERIMENTS:-06_methods,07_plus,01_alternating,02_loss,05_departures,03_lora,04_attention,05_more_departures}
 MINUTES=${MINUTES:-}    # none: until all is done
 GPUS=${GPUS:-}          # none: one seed after another, where the trainer says
+case $GPUS in
+    0 | *[!0-9]*) echo "GPUS must be how many GPUs to use, 1 or more, found $GPUS" >&2; exit 2 ;;
+esac
 
 seed_of() {             # SEED [OVERRIDES...]: all experiments, in the time that is left
     local seed=$1

@@ -184,6 +184,15 @@ def test_a_process_for_each_seed(
     assert sorted(runs) == sorted(expected)
 
 
+@pytest.mark.parametrize("gpus", ["0", "two"])
+def test_gpus_that_are_no_number_of_gpus(tmp_path: Path, gpus: str) -> None:
+    env = os.environ | {"GPUS": gpus, "GOODDRAG": "false", "OUTPUT": str(tmp_path)}
+    command = [ROOT / "experiments" / "run_all.sh"]
+    done = subprocess.run(command, env=env, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"GPUS must be how many GPUs to use, 1 or more, found {gpus}\n"
+
+
 @pytest.mark.slow
 def test_all_of_them_in_miniature(tmp_path, tiny_folder):
     """Cut off, gone on with from the pack alone, and reported on."""
