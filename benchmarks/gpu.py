@@ -37,6 +37,7 @@ from gooddrag.types import DragSample
 ROOT = Path(__file__).parents[1]
 FIXED_WORK = ["method.patience=null", "method.on_arrival=never"]
 GRADIENT_STEPS = 7 * 10 * 3
+TURN = 4  # edits that a process does one after another, to tell its rate
 
 
 # -- the parts: each prints what it measured as one line ------------------------------------------
@@ -160,35 +161,59 @@ def release() -> None:
 
 
 def throughput() -> dict[str, Any]:
-    """Warm single edits on this device: what one of several processes does."""
+    """Warm single edits on this device, when a line says from which picture on: see `devices`."""
     method = editor()
     timed(method, [0])
-    return timed_many(method, range(1, 7))
+    for index in range(1, 2 * TURN + 1):
+        pictures((index,), 512)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(timed_many(method, range(int(line), int(line) + TURN))), flush=True)
+    return {}
 
 
 def devices() -> dict[str, Any]:
-    """One process per GPU, one GPU alone against all at once."""
+    """One process per GPU: the first alone, then all at once, on pictures that are new to it."""
     count = torch.cuda.device_count()
     if count < 2:
         raise SystemExit(f"this part needs at least 2 CUDA devices, found {count}")
-    command = [sys.executable, "-m", "benchmarks.gpu", "--part", "throughput"]
-
-    def on(device: int) -> subprocess.Popen[str]:
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        chosen = seen[device] if seen != [""] else str(device)
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": chosen}
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.gpu", "--part", "throughput"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": seen[i] if seen != [""] else str(i)},
         )
-
-    def rate(processes: list[subprocess.Popen[str]]) -> float:
-        outputs = [process.communicate()[0].strip().splitlines() for process in processes]
-        if any(process.returncode for process in processes):
-            raise SystemExit("the process on one of the devices failed: run --part throughput")
-        return sum(float(json.loads(lines[-1])["per_minute"]) for lines in outputs)
-
-    alone, together = rate([on(0)]), rate([on(i) for i in range(count)])
+        for i in range(count)
+    ]
+    for process in processes:
+        heard(process)  # it has loaded the model
+    alone = rate(processes[:1], first=1)
+    together = rate(processes, first=1 + TURN)
+    for process in processes:
+        process.communicate()
     return {"count": count, "alone": alone, "together": together, "factor": together / alone}
+
+
+def rate(processes: Sequence[subprocess.Popen[str]], first: int) -> float:
+    """Edits a minute of processes that work at the same time, from that picture on."""
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(f"{first}\n")
+        process.stdin.flush()
+    return sum(float(json.loads(heard(process))["per_minute"]) for process in processes)
+
+
+def heard(process: subprocess.Popen[str]) -> str:
+    """The next line that a process says."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit("the process on one of the devices failed: run --part throughput")
+    return line
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -222,8 +247,6 @@ def editor(*overrides: str, fixed: Sequence[str] = FIXED_WORK) -> Any:
 
 def timed_many(method: Any, indices: Sequence[int]) -> dict[str, Any]:
     """One call after another, on pictures that are there already."""
-    for index in indices:
-        pictures((index,), 512)
     start = time.perf_counter()
     for index in indices:
         timed(method, [index])

@@ -92,6 +92,25 @@ class TestUnet:
 
 
 class TestVae:
+    def test_small_pictures_pass_several_at_a_time(
+        self, backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As many as have no larger maps than one large one; the pictures are the same."""
+        images = torch.rand(5, 3, 64, 64)
+        batches: list[int] = []
+        handle = backbone.vae.decoder.register_forward_hook(
+            lambda module, args, output: batches.append(len(output))
+        )
+        mean, std = backbone.encode(images)
+        together = backbone.decode(mean)
+        values = backbone.vae.config.block_out_channels[0] * 64 * 64
+        monkeypatch.setattr("gooddrag.backbones.stable_diffusion.VAE_VALUES", 2 * values)
+        for one, other in zip(backbone.encode(images), (mean, std), strict=True):
+            torch.testing.assert_close(one, other)
+        torch.testing.assert_close(backbone.decode(mean), together)
+        handle.remove()
+        assert batches == [5, 2, 2, 1]
+
     def test_encoding_is_scaled_and_decoding_undoes_it(self, backbone: StableDiffusion) -> None:
         image = torch.rand(1, 3, 64, 64)
         mean, std = backbone.encode(image)

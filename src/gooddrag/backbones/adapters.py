@@ -151,6 +151,7 @@ class AdapterBank:
 
     def __init__(self, unet: UNet2DConditionModel, gradient_scale: float) -> None:
         self.unet = unet
+        self.dtype = unet.dtype  # looked up once: diffusers walks through all modules to tell it
         self.gradient_scale = gradient_scale
         self.modules: list[str] = []
         self.flat: nn.Parameter | None = None
@@ -200,8 +201,8 @@ class AdapterBank:
             ValueError: the adapters differ in their layers, or do not fit the UNet.
         """
         sums = self._sums(adapters, dtype)
-        weights = {name: total.to(self.unet.dtype) for name, total in sums}
-        self.flat, self.own = self._put(weights, self.unet.dtype, own=True), True
+        weights = {name: total.to(self.dtype) for name, total in sums}
+        self.flat, self.own = self._put(weights, self.dtype, own=True), True
         self._take_own(modules_of(adapters[0]))
 
     def _take_own(self, names: Sequence[str]) -> None:
@@ -282,7 +283,7 @@ class AdapterBank:
         """
         if self.own:
             return self._give(self._split(flat))
-        matrices = self._split(scale_gradient(flat, self.gradient_scale).to(self.unet.dtype))
+        matrices = self._split(scale_gradient(flat, self.gradient_scale).to(self.dtype))
         if self.summed:
             sums = {name: self._sum(name, matrices) for name in modules_of(matrices)}
             return self._give(sums) if self._owning else self._in_place_of_weights(sums)

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from gooddrag.backbones import attention, loading
 from gooddrag.backbones.adapters import AdapterBank
 from gooddrag.backbones.base import Adapter
+from gooddrag.backbones.blocks import keep_to_one_stream
 from gooddrag.backbones.engine import Engine
 from gooddrag.backbones.graphs import GraphedPasses
 from gooddrag.backbones.layers import forget_residuals
@@ -27,6 +28,8 @@ from gooddrag.backbones.precision import (
 )
 from gooddrag.memory import let_segments_grow, out_of_memory
 from gooddrag.remembered import Remembered
+
+VAE_VALUES = 128 * 512 * 512  # of a map within the VAE: SD's first, of one picture
 
 
 class StableDiffusion:
@@ -93,7 +96,6 @@ class StableDiffusion:
         self.predicts_v = self.scheduler.config.prediction_type == "v_prediction"
         self.pixels_per_latent = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self._gradient_scale = HALF_GRADIENT_SCALE if self.dtype == torch.float16 else 1.0
-        self.vae.enable_slicing()  # one picture at a time: its maps are the largest of all
         self.adapters = AdapterBank(self.unet, gradient_scale=1 / self._gradient_scale)
         self._attention = attention.MutualLayers(self.unet)
         self._features: Tensor | None = None
@@ -117,6 +119,7 @@ class StableDiffusion:
         self.low_memory = self.adapters.save_memory = True
         self._features = None
         forget_residuals(self.unet)
+        keep_to_one_stream(self.unet)
         self.adapters.forget_places()
         for graphs in (self._graphs, self._other_graphs):
             if graphs is not None:
@@ -194,17 +197,27 @@ class StableDiffusion:
         scale = self.vae.config.scaling_factor
         # to [-1, 1] before the cast, as the official code (ui_utils.py:190-195)
         pixels = (images.to(self.device) * 2 - 1).to(self.dtype)
-        posterior = self.vae.encode(pixels).latent_dist
-        return (
-            posterior.mean.to(self.latent_dtype) * scale,
-            posterior.std.to(self.latent_dtype) * scale,
-        )
+        few = pixels.split(self._vae_batch(images.shape[2] * images.shape[3]))
+        posteriors = [self.vae.encode(some).latent_dist for some in few]
+        mean = torch.cat([posterior.mean for posterior in posteriors])
+        std = torch.cat([posterior.std for posterior in posteriors])
+        return mean.to(self.latent_dtype) * scale, std.to(self.latent_dtype) * scale
 
     @torch.no_grad()
     def decode(self, z: Float[Tensor, "b c lh lw"]) -> Float[Tensor, "b 3 h w"]:
         """Pictures in [0, 1] from latents."""
-        pixels = self.vae.decode(z.to(self.dtype) / self.vae.config.scaling_factor).sample
+        scaled = z.to(self.dtype) / self.vae.config.scaling_factor
+        few = scaled.split(self._vae_batch(z.shape[2] * z.shape[3] * self.pixels_per_latent**2))
+        pixels = torch.cat([self.vae.decode(some).sample for some in few])
         return (pixels.to(self.latent_dtype) / 2 + 0.5).clamp(0, 1)
+
+    def _vae_batch(self, pixels: int) -> int:
+        """Pictures of that many pixels to pass through the VAE at a time.
+
+        Its maps are the largest of all: of SD's own it takes one, of smaller ones some.
+        """
+        values = self.vae.config.block_out_channels[0] * pixels
+        return max(1, VAE_VALUES // values)
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "b tokens d"]:

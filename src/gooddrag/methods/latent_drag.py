@@ -133,7 +133,10 @@ class LatentDrag(LatentEditor):
         canvas: Canvas,
         phases: Phases,
     ) -> list[Reference]:
-        """The unedited branch where the pairs are; it is remembered, the whole of its features."""
+        """The unedited branch where the pairs are; it is remembered, the whole of its features.
+
+        Where memory is short they wait on the CPU, whence they take longer than a pass.
+        """
         backbone, steps = self.backbone, self.dragged_steps
         made_of = (z_T, text, adapters)
         known = self._unedited.find(made_of)
@@ -142,7 +145,7 @@ class LatentDrag(LatentEditor):
             walk = unedited_pass(backbone, z_T, text, self.times, steps, advance)
             for unedited in known or walk:
                 references.append(unedited.reference(pairs, canvas, self.supervision.r1))
-                branch.append(unedited.to_host())
+                branch.append(unedited.to_host() if backbone.low_memory else unedited)
         self._unedited.keep(made_of, branch)
         return references
 
