@@ -92,7 +92,15 @@ def samples_of(count: int = 3, sizes=((64, 64),)) -> DragSet:
 
 
 def bench(
-    output, samples=None, method=None, metrics="default", seed=0, code="test", heard=(), **rules
+    output,
+    samples=None,
+    method=None,
+    metrics="default",
+    seed=0,
+    code="test",
+    label="identity",
+    heard=(),
+    **rules,
 ):
     """Run it in this process; gives the run and the method."""
     samples, method = samples or samples_of(), method or Recorder()
@@ -100,7 +108,7 @@ def bench(
         output=Path(output),
         data="made",
         method="identity",
-        label="identity",
+        label=label,
         changes=[],
         config={"_target_": "x"},
         seed=seed,
@@ -201,6 +209,14 @@ class TestResume:
         runs = [bench(tmp_path, seed=s, code=c)[0] for s, c in ((0, "a"), (1, "a"), (0, "b"))]
         assert len({run.folder for run in runs}) == 3
         assert all(statuses(run) == {f"s{i}": "done" for i in range(3)} for run in runs)
+
+    def test_another_label_is_another_run(self, tmp_path):
+        """Two rows of one method, say in batches and one by one, keep their own edits."""
+        labels = ("identity", "in_batches", "one_by_one")
+        runs = [bench(tmp_path, label=label) for label in labels]
+        assert all(method.batches for _, method in runs)
+        assert [read_run(run.folder)["label"] for run, _ in runs] == list(labels)
+        assert bench(tmp_path, label="one_by_one")[1].batches == []
 
     def test_more_samples_are_added(self, tmp_path):
         bench(tmp_path, samples_of(2))

@@ -134,21 +134,17 @@ def assert_same_with_gradients(
     torch.testing.assert_close(*gradients, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("latents", [1, 2])
 @pytest.mark.parametrize("dtype", ["float64", "float32", *HALVES])
 def test_every_engine_gives_the_same_step(
-    on_cuda: partial[StableDiffusion], tiny_folder: Path, dtype: str, latents: int
+    on_cuda: partial[StableDiffusion], tiny_folder: Path, dtype: str
 ) -> None:
-    """Loss and gradient from the same latent, graphs and all against nothing of it.
-
-    The shortcuts of a single latent's residual blocks have a stream of their own.
-    """
-    z = torch.randn(latents, 4, 8, 8, device="cuda")
+    """Loss and gradient from the same latent, graphs and all against nothing of it."""
+    z = torch.randn(2, 4, 8, 8, device="cuda")
     found = []
     plain = tiny.engine_of("plain")
     for engine in (plain, tiny.engine_of("default"), replace(plain, graphs=True)):
         backbone = on_cuda(dtype=dtype, engine=engine)
-        text = backbone.embed([""] * latents)
+        text = backbone.embed(["", ""])
         for _ in range(2):  # the second replays what the first recorded
             leaf = z.to(backbone.latent_dtype).requires_grad_()
             eps, features = backbone.noise_and_features(leaf, 401, text)

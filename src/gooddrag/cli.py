@@ -76,6 +76,7 @@ def run_command(command: str, arguments: Sequence[str]) -> list[int]:
     quiet_libraries()
     check_flags(command, arguments)
     root, task, _ = COMMANDS[command]
+    arguments = flags_first(arguments)
     arguments = _with_folders(arguments) if command in ("report", "pack", "unpack") else arguments
     failures: list[int] = []
     here = os.getpid()
@@ -111,6 +112,21 @@ def check_flags(command: str, arguments: Sequence[str]) -> None:
                 f"there is no option {flag}: settings stand without dashes, as in {meant} "
                 f"(see gooddrag {command} --help)"
             )
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The words with Hydra's flags, and what belongs to them, before the settings.
+
+    Hydra takes settings from one place of the line only, and says that it does not know the others.
+
+    >>> flags_first(["seed=0", "-m", "method=paste,identity"])
+    ['-m', 'seed=0', 'method=paste,identity']
+    """
+
+    def is_setting(word: str) -> bool:
+        return not word.startswith("-") and ("=" in word or word.startswith("~"))
+
+    return sorted(arguments, key=is_setting)
 
 
 def help_of(command: str, overrides: Sequence[str]) -> str:

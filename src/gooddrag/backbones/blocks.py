@@ -31,11 +31,10 @@ def fuse(unet: UNet2DConditionModel, cudnn_attention: int) -> None:
     residual = [m for m in unet.modules() if isinstance(m, ResnetBlock2D)]
     residual = [block for block in residual if FusedResnetBlock.fits(block)]
     offsets = TimeOffsets(residual) if residual else None
-    side = torch.cuda.Stream(unet.device) if unet.device.type == "cuda" else None
     for block in residual:
         block.norm1 = FusedGroupNorm(block.norm1, silu=True)
         block.norm2 = FusedGroupNorm(block.norm2, silu=True)
-        block.__class__, block.offsets, block.side = FusedResnetBlock, offsets, side
+        block.__class__, block.offsets = FusedResnetBlock, offsets
         last = [layer for layer in (block.conv2, block.conv_shortcut) if layer is not None]
         block.added = sum(layer.bias.detach() for layer in last if layer.bias is not None)
     crossing: list[FusedAttention] = []
@@ -134,14 +133,11 @@ class FusedResnetBlock(ResnetBlock2D):
         offsets: of all blocks.
         place: among them.
         added: the biases of the last convolution and of the shortcut.
-        side: the stream of the shortcut's convolution, which runs beside the other two, as does
-            its backward; None leaves all to one, which takes less memory.
     """
 
     offsets: TimeOffsets
     place: int
     added: Tensor
-    side: torch.cuda.Stream | None
 
     @staticmethod
     def fits(block: ResnetBlock2D) -> bool:
@@ -162,37 +158,15 @@ class FusedResnetBlock(ResnetBlock2D):
     def forward(self, input_tensor: Tensor, temb: Tensor, *_: object, **__: object) -> Tensor:
         """Map (b, c_in, h, w) to (b, c_out, h, w), given the time embedding (1 or b, d)."""
         x, h = self.norm1.beside(input_tensor)
-        side = self.side if self.conv_shortcut is not None and fills_little(x) else None
-        # x is kept: its memory may not be given to the main stream while the side reads it
-        shortcut = x if self.conv_shortcut is None else self._beside(x, side)
         h = without_bias(self.conv1, h)
         h = without_bias(self.conv2, self.norm2(h, self.offsets.of(self, temb)))
-        if side is not None:
-            torch.cuda.current_stream().wait_stream(side)
+        if self.conv_shortcut is not None:
+            x = without_bias(self.conv_shortcut, x)
         if h.is_cuda:
             from gooddrag.kernels.maps import add
 
-            return add(shortcut, h, self.added)
-        return shortcut + h + self.added[:, None, None]
-
-    def _beside(self, x: Tensor, side: torch.cuda.Stream | None) -> Tensor:
-        """The shortcut, on the side stream if there is one, from the present point on."""
-        if side is not None:
-            side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            return without_bias(self.conv_shortcut, x)
-
-
-def keep_to_one_stream(unet: UNet2DConditionModel) -> None:
-    """Let residual blocks run one convolution after the other, which takes less memory."""
-    for module in unet.modules():
-        if isinstance(module, FusedResnetBlock):
-            module.side = None
-
-
-def fills_little(x: Tensor) -> bool:
-    """Whether a device has room for another kernel beside those that read x: of one picture."""
-    return x.is_cuda and len(x) == 1
+            return add(x, h, self.added)
+        return x + h + self.added[:, None, None]
 
 
 def without_bias(convolution: nn.Conv2d, x: Tensor) -> Tensor:

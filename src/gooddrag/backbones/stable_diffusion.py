@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from gooddrag.backbones import attention, loading
 from gooddrag.backbones.adapters import AdapterBank
 from gooddrag.backbones.base import Adapter
-from gooddrag.backbones.blocks import keep_to_one_stream
 from gooddrag.backbones.engine import Engine
 from gooddrag.backbones.graphs import GraphedPasses
 from gooddrag.backbones.layers import forget_residuals
@@ -119,7 +118,6 @@ class StableDiffusion:
         self.low_memory = self.adapters.save_memory = True
         self._features = None
         forget_residuals(self.unet)
-        keep_to_one_stream(self.unet)
         self.adapters.forget_places()
         for graphs in (self._graphs, self._other_graphs):
             if graphs is not None:

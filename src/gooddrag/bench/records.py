@@ -75,8 +75,12 @@ class Run:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What an edit depends on, beside its sample."""
-        return {
+        """What an edit depends on, beside its sample; and a label of the user's own.
+
+        Two labels are two rows, say of one method in batches and one by one.
+        """
+        named = {} if self.label == self.method else {"label": self.label}
+        return named | {
             "method": self.method,
             "config_sha256": digest_of(without(self.config, NOT_THE_METHOD)),
             "seed": self.seed,

@@ -3,13 +3,12 @@
 torch's GroupNorm wants channels first on CUDA, convolutions are fastest channels last: between
 them every tensor is turned round twice and read six times. These kernels read it where it lies,
 and backward keeps the input alone. A small map takes one kernel each way, with a program for each
-group; a large one takes two, in tiles of whole groups that fill the device. Arithmetic is float32
-whatever the precision of the tensors.
+group; a large one takes three, in tiles that fill the device. Arithmetic is float32 whatever the
+precision of the tensors.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -17,108 +16,50 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, COLUMNS = 64, 64  # pixels of a tile, and channels unless one group has more
+ROWS, COLUMNS = 64, 64  # pixels and channels of a tile
 BLOCK = 1024  # elements of a sum
 MEMBERS = 128  # the most channels that a group may have
-TILES = 64  # that are joined at a time
-VECTOR = 8  # 16-bit values that a thread reads at once
+VALUES = 4096  # of tiles that are joined at a time
 WHOLE = 16384  # values of a group that one program may hold: more would not fit the registers
 PIXELS = (64, 256, 1024)  # what it pads them to, so that maps of many sizes share a kernel
 SHARE = 1024  # values of it to a warp
 # One kernel serves all of them; of channels it knows whether 16 divide them, so that a thread reads
 # and writes 16 bytes at a time.
-SIZES = ["pixels", "chunks", "groups", "size", "step"]
+SIZES = ["pixels", "chunks", "size"]
 
 
 @triton.jit
-def _tile(pixels, channels, step, V: tl.constexpr, R: tl.constexpr, C: tl.constexpr):
-    """This program's channels and which of them exist; its values' mask and places.
-
-    V divides step, the channels of a tile, and all channels.
-    """
+def _tile(pixels, channels, R: tl.constexpr, C: tl.constexpr):
+    """This program's channels and which of them exist; its values' mask and places."""
     rows = tl.program_id(0) * R + tl.arange(0, R)
-    own = tl.arange(0, C)
-    columns = tl.multiple_of(tl.program_id(1) * step, V) + own
-    some = tl.max_constancy((own < step) & (columns < channels), V)
+    columns = tl.program_id(1) * C + tl.arange(0, C)
+    some = columns < channels
     inside = (rows < pixels)[:, None] & some[None, :]
     start = tl.program_id(2) * pixels
     place = (start + rows)[:, None].to(tl.int64) * channels + columns[None, :]
     return columns, some, inside, place
 
 
-@triton.jit
-def _groups(groups, size, step, G: tl.constexpr, C: tl.constexpr):
-    """This program's groups, which of them exist, and which of its channels are whose (C, G)."""
-    own = tl.arange(0, G)
-    group = tl.program_id(1) * (step // size) + own
-    member = (tl.arange(0, C) // size)[:, None] == own[None, :]
-    return group, (own < step // size) & (group < groups), member
-
-
-@triton.jit
-def _by_group(values, member):
-    """Sums over the channels of each group."""
-    return tl.sum(tl.where(member, values[:, None], 0.0), 0)
-
-
-@triton.jit
-def _by_channel(values, member):
-    """For each channel what its group has."""
-    return tl.sum(tl.where(member, values[None, :], 0.0), 1)
-
-
-@triton.jit
-def _of_tiles(start, group, exists, groups, chunks, T: tl.constexpr):
-    """Which tiles are joined next; places and mask of what they know of the groups."""
-    tiles = start + tl.arange(0, T)
-    place = (tl.program_id(2) * chunks + tiles)[:, None] * groups + group[None, :]
-    return tiles, place, (tiles < chunks)[:, None] & exists[None, :]
+@triton.jit(do_not_specialize=SIZES)
+def _statistics(x, mean, m2, pixels, channels, chunks, R: tl.constexpr, C: tl.constexpr):
+    """Per tile and channel: mean, and sum of squared differences from it."""
+    columns, some, inside, place = _tile(pixels, channels, R, C)
+    tile = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    count = tl.minimum(pixels - tl.program_id(0) * R, R)
+    average = tl.sum(tile, 0) / count
+    difference = tl.where(inside, tile - average[None, :], 0.0)
+    out = (tl.program_id(2) * chunks + tl.program_id(0)) * channels + columns
+    tl.store(mean + out, average, mask=some)
+    tl.store(m2 + out, tl.sum(difference * difference, 0), mask=some)
 
 
 @triton.jit(do_not_specialize=SIZES)
-def _statistics(
-    x,
-    offset,
+def _normalisation(
     mean,
     m2,
-    pixels,
-    channels,
-    chunks,
-    groups,
-    size,
-    step,
-    OFFSET: tl.constexpr,
-    V: tl.constexpr,
-    G: tl.constexpr,
-    R: tl.constexpr,
-    C: tl.constexpr,
-):
-    """Per tile and group: mean of x + offset, and sum of squared differences from it."""
-    columns, some, inside, place = _tile(pixels, channels, step, V, R, C)
-    group, exists, member = _groups(groups, size, step, G, C)
-    value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-    count = tl.minimum(pixels - tl.program_id(0) * R, R)
-    moved = tl.zeros([C], tl.float32)
-    if OFFSET:
-        own = tl.program_id(2) * channels + columns
-        moved = tl.load(offset + own, mask=some, other=0.0).to(tl.float32)
-    average = _by_group(tl.sum(value, 0) + moved * count, member) / (count * size)
-    apart = value + (moved - _by_channel(average, member))[None, :]
-    squares = tl.sum(tl.where(inside, apart * apart, 0.0), 0)
-    out = (tl.program_id(2) * chunks + tl.program_id(0)) * groups + group
-    tl.store(mean + out, average, mask=exists)
-    tl.store(m2 + out, _by_group(squares, member), mask=exists)
-
-
-@triton.jit(do_not_specialize=SIZES)
-def _apply(
-    x,
-    y,
     offset,
     weight,
     bias,
-    mean,
-    m2,
     scale,
     shift,
     centre,
@@ -126,50 +67,64 @@ def _apply(
     pixels,
     channels,
     chunks,
-    groups,
     size,
-    step,
+    total,
     eps,
     OFFSET: tl.constexpr,
-    SILU: tl.constexpr,
-    T: tl.constexpr,
-    V: tl.constexpr,
-    G: tl.constexpr,
     R: tl.constexpr,
-    C: tl.constexpr,
+    T: tl.constexpr,
+    S: tl.constexpr,
 ):
-    """Joins the tiles (Chan et al.); y = scale x + shift, then SiLU. The first tile keeps these."""
-    columns, some, inside, place = _tile(pixels, channels, step, V, R, C)
-    group, exists, member = _groups(groups, size, step, G, C)
-    total = pixels.to(tl.float32) * size
-    summed, squares = tl.zeros([G], tl.float32), tl.zeros([G], tl.float32)
-    for start in range(0, chunks, T):
-        tiles, known, there = _of_tiles(start, group, exists, groups, chunks, T)
-        count = (tl.minimum(pixels - tiles * R, R) * size)[:, None].to(tl.float32)
-        summed += tl.sum(tl.load(mean + known, mask=there, other=0.0) * count, 0)
-    average = summed / total
-    for start in range(0, chunks, T):
-        tiles, known, there = _of_tiles(start, group, exists, groups, chunks, T)
-        count = (tl.minimum(pixels - tiles * R, R) * size)[:, None].to(tl.float32)
-        apart = tl.load(mean + known, mask=there, other=0.0) - average[None, :]
-        within = tl.load(m2 + known, mask=there, other=0.0)
-        squares += tl.sum(tl.where(there, within + count * apart * apart, 0.0), 0)
-    rstd = _by_channel(1 / tl.sqrt(squares / total + eps), member)
-    own = tl.program_id(2) * channels + columns
-    middle = _by_channel(average, member)
+    """Per sample and group: joins the tiles (Chan et al.), gives y = scale x + shift."""
+    group, sample = tl.program_id(0), tl.program_id(1)
+    members = tl.arange(0, S)
+    mine = members < size
+    columns = group * size + members
+    out = sample * channels + columns
+    moved = tl.zeros([S], tl.float32)
     if OFFSET:
-        middle -= tl.load(offset + own, mask=some, other=0.0).to(tl.float32)
-    a = tl.load(weight + columns, mask=some, other=0.0).to(tl.float32) * rstd
-    b = tl.load(bias + columns, mask=some, other=0.0).to(tl.float32) - middle * a
+        moved = tl.load(offset + out, mask=mine, other=0.0).to(tl.float32)
+    summed = tl.zeros([S], tl.float32)
+    for start in range(0, chunks, T):
+        tiles = start + tl.arange(0, T)
+        inside = (tiles < chunks)[:, None] & mine[None, :]
+        place = (sample * chunks + tiles)[:, None] * channels + columns[None, :]
+        count = tl.minimum(pixels - tiles * R, R)[:, None].to(tl.float32)
+        own_mean = tl.load(mean + place, mask=inside, other=0.0) + moved[None, :]
+        summed += tl.sum(tl.where(inside, own_mean * count, 0.0), 0)
+    average = tl.sum(summed, 0) / total
+    squares = tl.zeros([S], tl.float32)
+    for start in range(0, chunks, T):
+        tiles = start + tl.arange(0, T)
+        inside = (tiles < chunks)[:, None] & mine[None, :]
+        place = (sample * chunks + tiles)[:, None] * channels + columns[None, :]
+        count = tl.minimum(pixels - tiles * R, R)[:, None].to(tl.float32)
+        apart = tl.load(mean + place, mask=inside, other=0.0) + moved[None, :] - average
+        own = tl.load(m2 + place, mask=inside, other=0.0)
+        squares += tl.sum(tl.where(inside, own + count * apart * apart, 0.0), 0)
+    rstd = 1 / tl.sqrt(tl.sum(squares, 0) / total + eps)
+    w = tl.load(weight + columns, mask=mine, other=0.0).to(tl.float32)
+    b = tl.load(bias + columns, mask=mine, other=0.0).to(tl.float32)
+    tl.store(scale + out, rstd * w, mask=mine)
+    tl.store(shift + out, b - (average - moved) * rstd * w, mask=mine)
+    same = tl.zeros([S], tl.float32)
+    tl.store(centre + out, average - moved, mask=mine)
+    tl.store(inverse + out, same + rstd, mask=mine)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _apply(
+    x, y, scale, shift, pixels, channels, SILU: tl.constexpr, R: tl.constexpr, C: tl.constexpr
+):
+    """y = scale x + shift, then SiLU."""
+    columns, some, inside, place = _tile(pixels, channels, R, C)
+    own = tl.program_id(2) * channels + columns
+    a = tl.load(scale + own, mask=some, other=0.0)
+    b = tl.load(shift + own, mask=some, other=0.0)
     u = tl.load(x + place, mask=inside, other=0.0).to(tl.float32) * a[None, :] + b[None, :]
     if SILU:
         u = u * tl.sigmoid(u)
     tl.store(y + place, u.to(y.dtype.element_ty), mask=inside)
-    if tl.program_id(0) == 0:
-        tl.store(scale + own, a, mask=some)
-        tl.store(shift + own, b, mask=some)
-        tl.store(centre + own, middle, mask=some)
-        tl.store(inverse + own, rstd, mask=some)
 
 
 @triton.jit
@@ -204,24 +159,47 @@ def _gradient_sums(
     pixels,
     channels,
     chunks,
-    groups,
-    size,
-    step,
     SILU: tl.constexpr,
-    V: tl.constexpr,
-    G: tl.constexpr,
     R: tl.constexpr,
     C: tl.constexpr,
 ):
-    """Per tile and group: the sums of g and of g x_hat."""
-    columns, some, inside, place = _tile(pixels, channels, step, V, R, C)
-    group, exists, member = _groups(groups, size, step, G, C)
+    """Per tile and channel: the sums of g and of g x_hat."""
+    columns, some, inside, place = _tile(pixels, channels, R, C)
     own = tl.program_id(2) * channels + columns
     g, hat = _gradient_of_u(x, dy, scale, shift, centre, inverse, own, place, inside, some, SILU)
-    out = (tl.program_id(2) * chunks + tl.program_id(0)) * groups + group
-    tl.store(sum_g + out, _by_group(tl.sum(g, 0), member), mask=exists)
-    both = tl.sum(tl.where(inside, g * hat, 0.0), 0)
-    tl.store(sum_gx + out, _by_group(both, member), mask=exists)
+    out = (tl.program_id(2) * chunks + tl.program_id(0)) * channels + columns
+    tl.store(sum_g + out, tl.sum(g, 0), mask=some)
+    tl.store(sum_gx + out, tl.sum(tl.where(inside, g * hat, 0.0), 0), mask=some)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _gradient_means(
+    sum_g,
+    sum_gx,
+    mean_g,
+    mean_gx,
+    channels,
+    chunks,
+    size,
+    total,
+    T: tl.constexpr,
+    S: tl.constexpr,
+):
+    """Per sample and group: the means of g and of g x_hat, given to each channel."""
+    group, sample = tl.program_id(0), tl.program_id(1)
+    members = tl.arange(0, S)
+    mine = members < size
+    columns = group * size + members
+    g, gx = tl.zeros([S], tl.float32), tl.zeros([S], tl.float32)
+    for start in range(0, chunks, T):
+        tiles = start + tl.arange(0, T)
+        inside = (tiles < chunks)[:, None] & mine[None, :]
+        place = (sample * chunks + tiles)[:, None] * channels + columns[None, :]
+        g += tl.sum(tl.load(sum_g + place, mask=inside, other=0.0), 0)
+        gx += tl.sum(tl.load(sum_gx + place, mask=inside, other=0.0), 0)
+    same, out = tl.zeros([S], tl.float32), sample * channels + columns
+    tl.store(mean_g + out, same + tl.sum(g, 0) / total, mask=mine)
+    tl.store(mean_gx + out, same + tl.sum(gx, 0) / total, mask=mine)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -234,35 +212,22 @@ def _gradient(
     shift,
     centre,
     inverse,
-    sum_g,
-    sum_gx,
+    mean_g,
+    mean_gx,
     pixels,
     channels,
-    chunks,
-    groups,
-    size,
-    step,
     ADD: tl.constexpr,
     SILU: tl.constexpr,
-    T: tl.constexpr,
-    V: tl.constexpr,
-    G: tl.constexpr,
     R: tl.constexpr,
     C: tl.constexpr,
 ):
     """dx = g - mean(g) - x_hat mean(g x_hat), where g carries 1 / std already, + residual."""
-    columns, some, inside, place = _tile(pixels, channels, step, V, R, C)
-    group, exists, member = _groups(groups, size, step, G, C)
-    total = pixels.to(tl.float32) * size
-    m, mx = tl.zeros([G], tl.float32), tl.zeros([G], tl.float32)
-    for start in range(0, chunks, T):
-        _, known, there = _of_tiles(start, group, exists, groups, chunks, T)
-        m += tl.sum(tl.load(sum_g + known, mask=there, other=0.0), 0)
-        mx += tl.sum(tl.load(sum_gx + known, mask=there, other=0.0), 0)
+    columns, some, inside, place = _tile(pixels, channels, R, C)
     own = tl.program_id(2) * channels + columns
     g, hat = _gradient_of_u(x, dy, scale, shift, centre, inverse, own, place, inside, some, SILU)
-    mean_g, mean_gx = _by_channel(m / total, member), _by_channel(mx / total, member)
-    result = g - mean_g[None, :] - hat * mean_gx[None, :]
+    m = tl.load(mean_g + own, mask=some, other=0.0)
+    mx = tl.load(mean_gx + own, mask=some, other=0.0)
+    result = g - m[None, :] - hat * mx[None, :]
     if ADD:
         result += tl.load(residual + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(dx + place, result.to(dx.dtype.element_ty), mask=inside)
@@ -299,7 +264,7 @@ def _whole(
     P: tl.constexpr,
     S: tl.constexpr,
 ):
-    """What `_statistics` and `_apply` do, for a group that one program holds."""
+    """What `_statistics`, `_normalisation` and `_apply` do, for a group that one program holds."""
     columns, mine, inside, place = _group(pixels, channels, SIZE, P, S)
     value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     own = tl.program_id(1) * channels + columns
@@ -341,7 +306,7 @@ def _whole_gradient(
     P: tl.constexpr,
     S: tl.constexpr,
 ):
-    """What `_gradient_sums` and `_gradient` do, for such a group."""
+    """What `_gradient_sums`, `_gradient_means` and `_gradient` do, for such a group."""
     columns, mine, inside, place = _group(pixels, channels, SIZE, P, S)
     own = tl.program_id(1) * channels + columns
     g, hat = _gradient_of_u(x, dy, scale, shift, centre, inverse, own, place, inside, mine, SILU)
@@ -366,16 +331,10 @@ def warps_of(padded: tuple[int, int]) -> int:
     return max(1, padded[0] * padded[1] // SHARE)
 
 
-def tile(size: int, channels: int) -> tuple[int, tuple[int, int, int, int]]:
-    """The channels of a tile, of whole groups; what divides them; its groups, pixels and channels.
-
-    The last three are the kernel's, padded.
-    """
-    groups = max(1, COLUMNS // size)
-    step = groups * size
-    together = math.gcd(step, channels, VECTOR)
-    padded = (triton.next_power_of_2(n) for n in (groups, ROWS, step))
-    return step, (together, *padded)
+def together(size: int) -> tuple[int, int]:
+    """How many tiles are joined at a time, of a group of that many channels, and those padded."""
+    members = triton.next_power_of_2(size)
+    return VALUES // members, members
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -401,14 +360,15 @@ class _GroupNorm(torch.autograd.Function):
             warps = warps_of(padded)
             _whole[(groups, samples)](x, y, moved, weight, bias, *affine, *given, num_warps=warps)
         else:
-            step, shape = tile(size, channels)
             chunks = triton.cdiv(pixels, ROWS)
-            tiles = (chunks, triton.cdiv(channels, step), samples)
-            mean, m2 = affine.new_empty((2, samples, chunks, groups))
-            sizes = (pixels, channels, chunks, groups, size, step)
-            _statistics[tiles](x, moved, mean, m2, *sizes, added, *shape)
-            given = (mean, m2, *affine, *sizes, eps, added, silu, TILES)
-            _apply[tiles](x, y, moved, weight, bias, *given, *shape)
+            tiles = (chunks, triton.cdiv(channels, COLUMNS), samples)
+            mean, m2 = affine.new_empty((2, samples, chunks, channels))
+            _statistics[tiles](x, mean, m2, pixels, channels, chunks, ROWS, COLUMNS)
+            shape = (pixels, channels, chunks, size, float(pixels * size), eps)
+            _normalisation[(groups, samples)](
+                mean, m2, moved, weight, bias, *affine, *shape, added, ROWS, *together(size)
+            )
+            _apply[tiles](x, y, affine[0], affine[1], pixels, channels, silu, ROWS, COLUMNS)
         ctx.save_for_backward(x, affine)
         ctx.groups, ctx.silu = groups, silu
         ctx.set_materialize_grads(False)
@@ -430,14 +390,16 @@ class _GroupNorm(torch.autograd.Function):
             given = (pixels, channels, added, ctx.silu, size, *padded)
             _whole_gradient[grid](x, dy, residual, dx, *affine, *given, num_warps=warps_of(padded))
         else:
-            step, shape = tile(size, channels)
             chunks = triton.cdiv(pixels, ROWS)
-            tiles = (chunks, triton.cdiv(channels, step), samples)
-            sums = affine.new_empty((2, samples, chunks, ctx.groups))
-            sizes = (pixels, channels, chunks, ctx.groups, size, step)
-            _gradient_sums[tiles](x, dy, *affine, *sums, *sizes, ctx.silu, *shape)
-            given = (*affine, *sums, *sizes, added, ctx.silu, TILES)
-            _gradient[tiles](x, dy, residual, dx, *given, *shape)
+            tiles = (chunks, triton.cdiv(channels, COLUMNS), samples)
+            sums = affine.new_empty((2, samples, chunks, channels))
+            given = (pixels, channels, chunks, ctx.silu, ROWS, COLUMNS)
+            _gradient_sums[tiles](x, dy, *affine, *sums, *given)
+            means = affine.new_empty((2, samples, channels))
+            shape = (channels, chunks, size, float(pixels * size))
+            _gradient_means[grid](*sums, *means, *shape, *together(size))
+            given = (pixels, channels, added, ctx.silu, ROWS, COLUMNS)
+            _gradient[tiles](x, dy, residual, dx, *affine, *means, *given)
         return dx, None, None, None, None, None, None
 
 
