@@ -162,25 +162,35 @@ case "$*" in *seed=1*) exit 3 ;; esac
 
 
 @pytest.mark.parametrize(
-    ("gpus", "visible", "devices"),
-    [("", "", ["none"] * 3), ("2", "", ["0", "1", "0"]), ("2", "4,5", ["4", "5", "4"])],
+    ("gpus", "visible", "shares"),
+    [
+        ("", "", {"none": "a,b,c"}),
+        ("1", "", {"0": "a,b,c"}),
+        ("2", "", {"0": "a,c", "1": "b"}),
+        ("2", "4,5", {"4": "a,c", "5": "b"}),
+        ("4", "", {"0": "a", "1": "b", "2": "c"}),
+    ],
 )
-def test_a_process_for_each_seed(
-    tmp_path: Path, gpus: str, visible: str, devices: list[str]
+def test_a_process_for_each_seed_and_gpu(
+    tmp_path: Path, gpus: str, visible: str, shares: dict[str, str]
 ) -> None:
     """One after another, or side by side on devices in turn; one that fails stops no other."""
     told, program = tmp_path / "told", tmp_path / "program"
     program.write_text(TOLD.format(file=told))
     program.chmod(0o755)
     env = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-    env |= {"GOODDRAG": str(program), "OUTPUT": str(tmp_path), "EXPERIMENTS": "a,b", "GPUS": gpus}
-    env |= {"CUDA_VISIBLE_DEVICES": visible} if visible else {}
+    env |= {"GOODDRAG": str(program), "OUTPUT": str(tmp_path), "EXPERIMENTS": "a,b,c"}
+    env |= {"GPUS": gpus} | ({"CUDA_VISIBLE_DEVICES": visible} if visible else {})
     done = subprocess.run([ROOT / "experiments" / "run_all.sh", "batch=7"], env=env, timeout=60)
     assert done.returncode == 3
     *runs, packed = told.read_text().splitlines()
     assert packed == f"{visible or 'none'} pack {tmp_path}"
-    words = f"bench -m experiment=a,b seed={{}} output={tmp_path} report=false batch=7"
-    expected = [f"{device} {words.format(seed)}" for seed, device in enumerate(devices)]
+    words = f"bench -m experiment={{}} seed={{}} output={tmp_path} report=false batch=7"
+    expected = [
+        f"{device} {words.format(share, seed)}"
+        for device, share in shares.items()
+        for seed in range(3)
+    ]
     assert sorted(runs) == sorted(expected)
 
 
