@@ -61,19 +61,7 @@ def from_tokens(
     tokens = block.proj_out(hidden_states) if linear else hidden_states
     maps = tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
     output: Tensor = (maps if linear else pointwise(block.proj_out, maps)) + residual
-    return _DenseGradient.apply(output) if output.requires_grad else output
-
-
-class _DenseGradient(torch.autograd.Function):
-    """x itself. Its gradient, part of a concatenation's perhaps, is laid out once for all sides."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.contiguous(memory_format=torch.channels_last)
+    return output
 
 
 def pointwise(layer: nn.Module, maps: Tensor) -> Tensor:

@@ -450,8 +450,6 @@ class _Add(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        # part of a concatenation's gradient, say: laid out once for both
-        dy = dy.contiguous(memory_format=torch.channels_last)
         return dy, dy, None
 
 
