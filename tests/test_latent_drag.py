@@ -195,7 +195,12 @@ class TestOutOfMemory:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
+        """Of the first try nothing is remembered: the passes are made again."""
         backbone, told = tiny.load(tiny_folder), Told()
+        passes: list[object] = []
+        backbone.unet.register_forward_pre_hook(lambda *of: passes.append(of))
+        make_editor(backbone, aldd(1, 1))([make_sample(seed=1)])
+        alone = len(passes)
         fails = iter([True, False])
         decode = backbone.decode
 
@@ -208,6 +213,7 @@ class TestOutOfMemory:
         make_editor(backbone, aldd(1, 1))([make_sample(seed=1)], callbacks=[told])
         assert backbone.low_memory
         assert told.heard == ["done"]
+        assert len(passes) == alone + 2 * alone
         assert "out of memory (CUDA out of memory): trying once more" in capsys.readouterr().err
 
     def test_and_no_second_one(self, tiny_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,10 @@ class Remembered(Generic[T]):
             self.keep(arguments, found)
         return found
 
+    def forget(self) -> None:
+        """Let it go."""
+        self._last = None
+
     def keep(self, arguments: object, result: T) -> None:
         """Remember a result that was made elsewhere."""
         self._last = (arguments, result)

@@ -66,10 +66,17 @@ class LatentEditor(Editor):
             f"out of memory ({told[0]}): trying once more with the low-memory setting",
             file=sys.stderr,
         )
+        self._forget()
         self.backbone.save_memory()
         phases.seconds.clear()
         phases.tell("on_edit_retry", samples)
         return self._edit(samples, seed, phases)
+
+    def _forget(self) -> None:
+        """Let go of what is remembered for another drag."""
+        for part in vars(self).values():
+            if isinstance(part, Remembered):
+                part.forget()
 
     def _canvas(self, samples: Sequence[DragSample]) -> Canvas:
         """The one canvas of the batch."""
