@@ -117,7 +117,7 @@ def _frame(x: Axis, y: Axis, below: str, beside: str) -> list[str]:
     for value in y.ticks():
         parts.append(svg.line(x.start, y(value), x.end, y(value), svg.PALE))
         parts.append(svg.text(x.start - 6, y(value) + 4, svg.number(value), "end"))
-    for value in x.ticks():
+    for value in x.ticks(beside=True):
         parts.append(svg.line(x(value), y.start, x(value), y.start + 4))
         parts.append(svg.text(x(value), y.start + 18, svg.number(value), "middle"))
     parts.append(svg.line(x.start, y.start, x.end, y.start))
@@ -166,7 +166,7 @@ def _difference_panel(
     """Dots with intervals beside the line of no difference; coloured where they leave it out."""
     middle = (x.start + x.end) / 2
     parts = [svg.text(middle, top - 10, NAMES.get(number, number), "middle", bold=True)]
-    for value in x.ticks():
+    for value in x.ticks(beside=True):
         parts.append(svg.line(x(value), top, x(value), bottom, svg.PALE))
         parts.append(svg.text(x(value), bottom + 16, svg.number(value), "middle"))
     parts.append(svg.line(x(0), top, x(0), bottom, svg.INK, 1.5))

@@ -6,9 +6,11 @@ import html
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 INK, GREY, PALE, GREEN, RED, BLUE = "#1c1c1c", "#8a8a8a", "#dcdcdc", "#0a6b2d", "#a32018", "#1f5fa8"
 SIZE = 13  # of letters, pixels
+GAP = 8  # between labels, pixels
 WIDTH_OF_LETTER = 0.56  # of a sans-serif, on average, in its size
 
 
@@ -78,15 +80,31 @@ class Axis:
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
-    def ticks(self) -> list[float]:
+    def ticks(self, beside: bool = False) -> list[float]:
         """Round values on the axis, three to eight of them.
+
+        Args:
+            beside: labels stand side by side: of those that would touch there are fewer.
 
         >>> Axis(0, 103, 0, 1).ticks()
         [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
+        >>> Axis(0, 103, 0, 120).ticks(beside=True)
+        [0.0, 50.0, 100.0]
         """
         span = self.high - self.low
         power = 10 ** math.floor(math.log10(span / 3))
-        step = max(factor * power for factor in (1, 2, 5) if span / (factor * power) >= 3)
+        steps = [factor * power for factor in (1, 2, 5, 10, 20, 50)]
+        fine = max(i for i, step in enumerate(steps) if i == 0 or span / step >= 3)
+        found = self._multiples(steps[fine])
+        for step, coarser in pairwise(steps[fine:]):
+            widest = max((width_of(number(value)) for value in found), default=0.0)
+            if not beside or abs(self(step) - self(0)) >= widest + GAP:
+                break
+            found = self._multiples(coarser)
+        return found
+
+    def _multiples(self, step: float) -> list[float]:
+        """Of the step, on the axis."""
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
         return [round(float(i * step), 12) for i in range(first, last + 1)]
 
