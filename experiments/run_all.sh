@@ -8,7 +8,8 @@
 #   GPUS=2 experiments/run_all.sh batch=75 workers=5                  # all at once, see below
 #
 # GPUS=N deals the experiments out to N GPUs: on each a process for every seed, at the same time. Three
-# of them keep a large GPU busy.
+# of them keep a large GPU busy. Two that come to a run they have in common at the same time both do it:
+# that costs time and nothing else.
 #
 # To go on where there is only a pack of an earlier part: gooddrag unpack pack.tar.xz output=outputs/experiments
 set -u

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
+import gooddrag
 from gooddrag import cli
 from gooddrag.bench.records import Run, code_version, read_record, read_run, rows_of
 from gooddrag.bench.report import Reporter
@@ -183,10 +185,21 @@ class TestRecords:
         assert set(statuses(run).values()) == {"done"}
         assert read_record(run.folder_of("s0"))["batch"] == 2
 
-    def test_code_version_is_of_the_sources(self):
-        first = code_version()
-        assert first == code_version()
-        assert "+" in first
+    def test_code_version_is_of_the_sources_and_the_weights(self, tmp_path, monkeypatch):
+        """Of what an edit is made by: neither of tables nor of the commands."""
+        package = Path(gooddrag.__file__).parent
+        versions = [code_version()]
+        for changed, name in enumerate(
+            ("drag.py", "assets/mini/vae/config.json", "bench/tables.py", "commands.py")
+        ):
+            shutil.copytree(package, tmp_path / str(changed), symlinks=True)
+            with open(tmp_path / str(changed) / name, "ab") as file:
+                file.write(b" ")
+            where = {"gooddrag": tmp_path / str(changed)}
+            monkeypatch.setattr("gooddrag.bench.records.files", where.__getitem__)
+            versions.append(code_version.__wrapped__())
+        assert all("+" in version for version in versions)
+        assert [version == versions[0] for version in versions] == [True, False, False, True, True]
 
     @pytest.mark.parametrize(
         ("rules", "message"),
@@ -227,7 +240,10 @@ class TestResume:
 
     def test_overwrite_does_all_again(self, tmp_path):
         bench(tmp_path)
-        assert bench(tmp_path, existing="overwrite")[1].batches == [["s0"], ["s1"], ["s2"]]
+        run, method = bench(tmp_path, existing="overwrite")
+        assert method.batches == [["s0"], ["s1"], ["s2"]]
+        rows = [json.loads(line) for line in (run.folder / "table.jsonl").open()]
+        assert [row["name"] for row in rows] == ["s0", "s1", "s2"]  # none of those before
 
     def test_refuse(self, tmp_path):
         bench(tmp_path)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from gooddrag.backbones.stable_diffusion import StableDiffusion
+from gooddrag.callbacks.csv_logger import CsvEdit
 from gooddrag.denoising import MutualAttention
 from gooddrag.events import EditCallback
 from gooddrag.schedule import aldd
@@ -194,8 +197,9 @@ class TestOutOfMemory:
         tiny_folder: Any,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
+        tmp_path: Path,
     ) -> None:
-        """Of the first try nothing is remembered: the passes are made again."""
+        """Of the first try nothing is remembered, and no curve is left."""
         backbone, told = tiny.load(tiny_folder), Told()
         passes: list[object] = []
         backbone.unet.register_forward_pre_hook(lambda *of: passes.append(of))
@@ -210,9 +214,13 @@ class TestOutOfMemory:
             return decode(z)
 
         monkeypatch.setattr(backbone, "decode", scarce)
-        make_editor(backbone, aldd(1, 1))([make_sample(seed=1)], callbacks=[told])
+        callbacks = [told, CsvEdit(tmp_path)]
+        make_editor(backbone, aldd(1, 1))([make_sample(seed=1)], callbacks=callbacks)
         assert backbone.low_memory
         assert told.heard == ["done"]
+        with open(tmp_path / "metrics.csv", newline="") as file:
+            rows = [(row["phase"], row["index"]) for row in csv.DictReader(file)]
+        assert rows == [("drag", "1")]
         assert len(passes) == alone + 2 * alone
         assert "out of memory (CUDA out of memory): trying once more" in capsys.readouterr().err
 
@@ -228,6 +236,16 @@ class TestOutOfMemory:
             make_editor(backbone, aldd(1, 1))([make_sample(seed=1)], callbacks=[told])
         assert len(tries) == 2
         assert isinstance(told.heard[0], torch.OutOfMemoryError)
+
+
+def test_one_adam_for_samples_that_rest_for_a_while(backbone: StableDiffusion) -> None:
+    """It would go on for them: alone they may have it."""
+    editor = make_editor(backbone, aldd(1, 1))
+    editor.settings = replace(editor.settings, on_arrival="step", restart_adam=False)
+    samples = [make_sample(seed=1), make_sample(seed=2)]
+    with pytest.raises(ValueError, match=r"a batch of 2: take batch=1"):
+        editor(samples)
+    assert len(editor(samples[:1])) == 1
 
 
 def test_callbacks_hear_of_an_exception(

@@ -21,8 +21,10 @@ class Remembered(Generic[T]):
         self._last: tuple[object, T] | None = None
 
     def find(self, arguments: object) -> T | None:
-        """The last result, if it was made of these."""
-        return self._last[1] if self._last and equal(self._last[0], arguments) else None
+        """The last result, if it was made of these; if not, it is let go."""
+        if self._last is not None and not equal(self._last[0], arguments):
+            self.forget()
+        return None if self._last is None else self._last[1]
 
     def get(self, arguments: object, make: Callable[[], T]) -> T:
         """The result for these arguments, made where it is not at hand.
@@ -34,7 +36,6 @@ class Remembered(Generic[T]):
         """
         found = self.find(arguments)
         if found is None:
-            self._last = None
             found = make()
             self.keep(arguments, found)
         return found

@@ -212,8 +212,11 @@ class StableDiffusion:
     def _vae_batch(self, pixels: int) -> int:
         """Pictures of that many pixels to pass through the VAE at a time.
 
-        Its maps are the largest of all: of SD's own it takes one, of smaller ones some.
+        Its maps are the largest of all: of SD's own it takes one, of smaller ones some, unless
+        memory is short.
         """
+        if self.low_memory:
+            return 1
         values = self.vae.config.block_out_channels[0] * pixels
         return max(1, VAE_VALUES // values)
 

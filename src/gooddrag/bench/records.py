@@ -38,7 +38,8 @@ DONE, FAILED, MISSING = "done", "failed", "missing"
 # edit's seconds hold the training of its LoRA.
 NOT_THE_METHOD = ("cache", "device", "folder")
 # What no edit is made by; the sources of all else are the code's version.
-NOT_THE_EDIT = ("bench", "callbacks", "metrics", "pretrain", "assets", "__pycache__")
+NOT_THE_EDIT = ("bench", "callbacks", "metrics", "pretrain", "__pycache__")
+WEIGHTS = "assets/"  # the built-in model: all of its files count
 NOT_THE_EDIT_FILES = (
     *("__init__", "cli", "commands", "api", "request", "jobs", "composition", "manual", "plots"),
 )
@@ -203,7 +204,7 @@ def without(settings: Any, keys: Sequence[str]) -> Any:
 
 @cache
 def code_version() -> str:
-    """The package's version and a hash of the sources that an edit is made by.
+    """The package's version and a hash of the sources and built-in weights that an edit is made by.
 
     The version alone stays the same while the code is worked on.
     """
@@ -218,5 +219,6 @@ def _sources(folder: Traversable, parent: str) -> Iterable[tuple[str, bytes]]:
         if entry.is_dir() and entry.name not in NOT_THE_EDIT:
             yield from _sources(entry, f"{parent}{entry.name}/")
         stem, _, suffix = entry.name.rpartition(".")
-        if suffix == "py" and (parent or stem not in NOT_THE_EDIT_FILES):
+        is_source = suffix == "py" and (parent or stem not in NOT_THE_EDIT_FILES)
+        if entry.is_file() and (is_source or parent.startswith(WEIGHTS)):
             yield parent + entry.name, entry.read_bytes()

@@ -24,6 +24,7 @@ from torchmetrics import MetricCollection
 from gooddrag.bench.effort import Effort
 from gooddrag.bench.records import (
     DONE,
+    FAILED,
     MISSING,
     PICTURE,
     POINTS,
@@ -122,8 +123,11 @@ class Benchmark(LightningModule):
                 "existing=overwrite to do it again, or another output folder"
             )
         self.run.save()
+        again = [MISSING, *([FAILED] if self.rules.retry_failed else [])]
         rows = rows_of(self.run.folder, self.run.names)
-        known = [row for row in rows if row["status"] != MISSING]
+        known = [row for row in rows if row["status"] not in again]
+        if self.rules.existing == "overwrite":
+            known = []
         lines = (json.dumps(plain(row), ensure_ascii=False) + "\n" for row in known)
         write_bytes(self.run.folder / TABLE, "".join(lines).encode())
         self.known = self.news()

@@ -47,6 +47,10 @@ class CsvEdit(EditCallback):
         self._file = open(self.folder / "metrics.csv", "w", newline="", encoding="utf-8")  # noqa: SIM115
         self._write(dict(zip(COLUMNS, COLUMNS, strict=True)))
 
+    def on_edit_retry(self, samples: Sequence[DragSample]) -> None:
+        """Begin the table again."""
+        self.on_edit_start(samples)
+
     def on_phase_advance(self, phase: str, loss: Tensor | None = None) -> None:
         """A row for a LoRA step."""
         if phase == "adapt" and loss is not None:

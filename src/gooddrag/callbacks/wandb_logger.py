@@ -139,6 +139,10 @@ class WandbEdit(_WandbRuns, EditCallback):
             images = {"source": _image(sample.image), "points": _image(drawn)}
             self._log(self._named(prefix, images))
 
+    def on_edit_retry(self, samples: Sequence[DragSample]) -> None:
+        """Close the first try's run as failed, and begin another."""
+        self.on_edit_start(samples)
+
     def on_phase_advance(self, phase: str, loss: Tensor | None = None) -> None:
         """A point on the LoRA's curve."""
         if phase == "adapt" and loss is not None:
@@ -256,9 +260,10 @@ class WandbBench(_WandbRuns, Callback):
             return
         new = {}
         for row in rows:
-            record = read_json(Path(row["folder"]) / row["name"] / "record.json")
-            assert isinstance(record, dict)
-            new[row["name"]] = record | {"folder": row["folder"]}
+            path = Path(row["folder"]) / row["name"] / "record.json"
+            record = read_json(path) if path.exists() else None
+            if isinstance(record, dict):  # else another process is making it anew
+                new[row["name"]] = record | {"folder": row["folder"]}
         self._records |= new
         if self._table is None:
             metrics = next((list(r["metrics"]) for r in new.values() if r.get("metrics")), None)

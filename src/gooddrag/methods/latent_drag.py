@@ -87,6 +87,7 @@ class LatentDrag(LatentEditor):
         """The method's table of contents."""
         canvas = self._canvas(samples)
         self._check_radius(canvas)
+        self._check_batch(samples)
         backbone, times = self.backbone, self.times
         reset_peak_memory(backbone.device)
 
@@ -122,6 +123,16 @@ class LatentDrag(LatentEditor):
             raise ValueError(
                 f"method.r1 is {r1}, but the picture has no more than {height} x {width} grid "
                 "cells (rows x columns): take a smaller one"
+            )
+
+    def _check_batch(self, samples: Sequence[DragSample]) -> None:
+        """Refuse what would let samples see each other: one Adam for some that rest."""
+        settings = self.settings
+        rest_awhile = settings.on_arrival == "step" and not settings.restart_adam
+        if len(samples) > 1 and rest_awhile:
+            raise ValueError(
+                "with method.on_arrival=step and method.restart_adam=false pictures are edited one "
+                f"at a time, found a batch of {len(samples)}: take batch=1"
             )
 
     def _references(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -59,15 +58,6 @@ def smoothstep(low: Number, high: Number, value: Tensor) -> Tensor:
     return share * share * (3 - 2 * share)
 
 
-def soft_noise(x: Tensor, y: Tensor, phase: Tensor, frequency: float) -> Tensor:
-    """Smooth low-frequency noise in about [-1, 1] from four waves; `phase` in [0, 1) seeds it."""
-    total = torch.zeros_like(x * y)
-    for k, (angle, pitch) in enumerate(((0.3, 1.0), (1.4, 1.27), (2.5, 0.81), (3.9, 1.61))):
-        wave = (x * math.cos(angle) + y * math.sin(angle)) * frequency * pitch * math.tau
-        total = total + torch.sin(wave + phase * math.tau * (k + 1) + 1.7 * k)
-    return total / 4
-
-
 class Canvas:
     """A batch of pictures [B, 3, size, size] under painting, and the light they share.
 
@@ -108,10 +98,6 @@ class Canvas:
         """Adds a soft round glow that fades to nothing at `radius`."""
         square = ((self.x - x) ** 2 + (self.y - y) ** 2) / (radius * radius)
         self.over(colour, opacity * (1 - square).clamp(min=0) ** 2)
-
-    def mottle(self, phase: Tensor, frequency: float, strength: float) -> None:
-        """Brightens and darkens everything so far by gentle low-frequency noise."""
-        self.picture = self.picture * (1 + strength * soft_noise(self.x, self.y, phase, frequency))
 
     def pen(self, frame: Frame | None = None) -> Pen:
         """Returns a pen that draws in the coordinates of `frame` (or of the picture)."""

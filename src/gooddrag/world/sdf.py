@@ -92,11 +92,6 @@ def capsule(
     return distance - (radius + (end_radius - radius) * position)
 
 
-def half_plane(x: Tensor, y: Tensor, normal: tuple[Number, Number], offset: Number) -> Tensor:
-    """Points with ``normal . (x, y) < offset`` (unit normal)."""
-    return normal[0] * x + normal[1] * y - offset
-
-
 def triangle(
     x: Tensor,
     y: Tensor,
