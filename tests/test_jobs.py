@@ -85,6 +85,12 @@ class TestSweeps:
     def test_all_else_is_left_to_hydra(self, words):
         assert jobs.sweeps_of("bench", words) == [words]
 
+    @pytest.mark.parametrize("word", ["method.B=1", "++method.B=1", "method=paste"])
+    def test_what_the_variants_differ_in_is_not_set_for_all(self, words, word):
+        """Rows would become one and the same."""
+        with pytest.raises(ValueError, match=r"is what mine varies.* say variant="):
+            jobs.sweeps_of("bench", ["-m", "experiment=mine", word, words[-1]])
+
     def test_what_does_not_exist(self):
         with pytest.raises(ValueError, match="Could not find 'experiment/no'"):
             jobs.sweeps_of("bench", ["-m", "experiment=no"])
@@ -98,13 +104,13 @@ class TestSweeps:
 
 class TestVariants:
     def test_each_is_a_run_of_its_own(self, words, tmp_path):
+        words = [word for word in words if word != "++method.B=1"]
         given = ["-m", "experiment=mine", "data.limit=1", *words, *LORA]
         assert cli.run_command("bench", given) == []
         found = {run["experiments"]["mine"]: run for run in runs(tmp_path / "out").values()}
         assert set(found) == {"identity", "B2", "paste5"}
         assert found["paste5"]["config"]["radius"] == 5
-        # the command line has said method.B=1, which wins
-        assert found["B2"]["config"]["schedule"]["B"] == 1
+        assert found["B2"]["config"]["schedule"]["B"] == 2
         assert found["B2"]["config"]["settings"]["patience"] is None
 
     def test_one_of_them(self, words, tmp_path):

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
 from gooddrag import cli
 from gooddrag.bench import pages, sheet, tables
@@ -95,6 +95,16 @@ def test_seconds_of_several_devices_are_told_of(tmp_path):
     one = tmp_path / "one"
     fill(make_run(one), [1.0] * 4, device="A")
     assert not any("devices" in said for said in pages.notes(read_results([one]), settings()))
+
+
+def test_long_titles_of_the_sheet_have_several_lines():
+    font = ImageFont.load_default(size=14)
+    lines = sheet._lines("gooddrag schedule=drag_first method.J=1", font, 144)
+    assert lines == ["gooddrag", "schedule=drag_first", "method.J=1"]
+    assert sheet._lines("gooddrag", font, 144) == ["gooddrag"]
+    (cut,) = sheet._lines("an_extraordinarily_long_label", font, 80)
+    assert cut.endswith("…")
+    assert font.getlength(cut) <= 80
 
 
 def test_the_sheet_has_the_fullest_rows():
@@ -257,6 +267,14 @@ class TestFiles:
         assert "&lt;no &amp; luck&gt;" in text
         assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
         assert "class=better>-0.500" in text
+
+    def test_nothing_of_a_report_before_stays(self, output):
+        """Figures that it had and this one has not."""
+        stale = output / "differences_another.svg"
+        stale.write_text("<svg/>")
+        write_report([output.parent / "runs"], output, settings(against="none", thumbnail=32))
+        assert not stale.exists()
+        assert "none to compare with: take 'tables.against=" in (output / "report.md").read_text()
 
     def test_the_sheet_shows_what_is_there(self, output):
         with Image.open(output / "sheet_made.jpg") as picture:

@@ -29,6 +29,21 @@ def test_a_mask_without_white_is_told(
     assert told.startswith("the mask has no white pixel") == (not sample.mask.any()) == (value == 0)
 
 
+def test_handles_where_nothing_may_change_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that are to move; a point that is pinned may well be there."""
+    Image.new("RGB", (32, 32), "teal").save(tmp_path / "a.png")
+    mask = Image.new("L", (32, 32), 255)
+    mask.paste(0, (0, 0, 16, 32))
+    mask.save(tmp_path / "mask.png")
+    files = {"image": str(tmp_path / "a.png"), "mask": str(tmp_path / "mask.png")}
+    points = [[20, 5], [9, 9], [4, 6], [9, 9], [3, 3], [3, 3]]
+    sample_of(OmegaConf.create({**files, "points": points, "sample": None, "prompt": None}))
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("handle 2 at (4, 6) is to move, but the mask is black there")
+
+
 def test_an_empty_path_is_no_path() -> None:
     """`output=$FORGOTTEN` would else be the folder where one is."""
     with pytest.raises(ValueError, match="output= is empty"):

@@ -111,7 +111,8 @@ def sweeps_of(root: str, arguments: Sequence[str]) -> list[list[str]]:
     """The command line of each sweep: for every experiment one over all of its variants.
 
     Raises:
-        ValueError: an experiment that does not exist, or that Hydra cannot compose.
+        ValueError: an experiment that does not exist, or that Hydra cannot compose; a setting by
+            hand that its variants differ in.
     """
     chosen = [word for word in arguments if word.startswith("experiment=")]
     searched = [word for word in arguments if word.startswith(SEARCHED)]
@@ -121,14 +122,35 @@ def sweeps_of(root: str, arguments: Sequence[str]) -> list[list[str]]:
     rest = [word for word in arguments if word not in chosen]
     sweeps = []
     for name in chosen[-1].partition("=")[2].split(","):
-        variants = ",".join(variants_of(root, name, searched))
+        found = variants_of(root, name, searched)
+        _check_varied(name, found, rest)
+        variants = ",".join(found)
         words = [f"experiment={name}", *([f"variant={variants}"] if variants else [])]
         sweeps.append([*rest, *words])
     return sweeps
 
 
-def variants_of(root: str, experiment: str, searched: Sequence[str] = ()) -> list[str]:
-    """The names of an experiment's variants, in the recipe's order.
+def _check_varied(
+    experiment: str, variants: Mapping[str, Sequence[str]], given: Sequence[str]
+) -> None:
+    """Refuse to set for all rows of a table what they differ in: some of them would be one.
+
+    Raises:
+        ValueError: a setting that is given and varied.
+    """
+    varied = {_key(word): name for name, words in variants.items() for word in words}
+    for key in map(_key, given):
+        if key in varied:
+            raise ValueError(
+                f"{key} is what {experiment} varies: leave it out, or do one row alone, "
+                f"say variant={varied[key]}"
+            )
+
+
+def variants_of(
+    root: str, experiment: str, searched: Sequence[str] = ()
+) -> Mapping[str, Sequence[str]]:
+    """An experiment's variants, the overrides of each by its name, in the recipe's order.
 
     Args:
         root: of conf/.
@@ -140,14 +162,14 @@ def variants_of(root: str, experiment: str, searched: Sequence[str] = ()) -> lis
     """
     with composer() as compose:
         recipe = unresolved(compose(root, [f"experiment={experiment}", *searched]))
-    names = list(recipe.get("variants", {}))
-    for name in names:
+    variants: Mapping[str, Sequence[str]] = recipe.get("variants", {})
+    for name in variants:
         if not NAME.fullmatch(name):
             raise ValueError(
                 f"{experiment} calls a variant {name!r}: names begin with a letter and have "
                 "letters, digits and _.+- only"
             )
-    return names
+    return variants
 
 
 def check_job(cfg: DictConfig, root: str) -> None:

@@ -59,7 +59,22 @@ def sample_of(cfg: DictConfig, needs_points: bool = True) -> DragSample:
     sample = _sample_of(cfg, needs_points)
     if sample.mask is not None and not sample.mask.any():
         print("the mask has no white pixel, and counts as none (white may change)", file=sys.stderr)
+    elif sample.mask is not None and needs_points:
+        _tell_of_frozen_handles(sample, sample.mask)
     return sample
+
+
+def _tell_of_frozen_handles(sample: DragSample, mask: torch.Tensor) -> None:
+    """Say which handles are to move where nothing may change: a mask may be inverted."""
+    height, width = sample.size
+    for i, (handle, target) in enumerate(zip(sample.handles, sample.targets, strict=True)):
+        x, y = (min(int(v), last - 1) for v, last in zip(handle, (width, height), strict=True))
+        if not mask[..., y, x].any() and not handle.equal(target):
+            print(
+                f"handle {i + 1} at ({x}, {y}) is to move, but the mask is black there "
+                "(white may change)",
+                file=sys.stderr,
+            )
 
 
 def _sample_of(cfg: DictConfig, needs_points: bool) -> DragSample:

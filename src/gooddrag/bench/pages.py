@@ -11,6 +11,8 @@ from gooddrag.bench.sheet import Row
 from gooddrag.bench.tables import ALL, Settings, Summary, numbers_of
 from gooddrag.metrics.statistics import Interval
 
+PICTURES = ("cost_*.svg", "differences_*.svg", "sheet_*.jpg")  # beside a report
+
 TITLES = {
     "seconds_total": "seconds",
     "seconds_edit": "without LoRA",
@@ -106,14 +108,16 @@ def notes(results: Sequence[Result], settings: Settings) -> list[str]:
             f"the numbers are hard to read. Run gooddrag bench -m method={','.join(missing)}."
         )
     if settings.against not in labels:
-        listed = ", ".join(labels)
-        said.append(
-            f"There is no {settings.against} to compare with: tables.against can be {listed}."
-        )
+        listed = " or ".join(f"""'tables.against="{label}"'""" for label in labels)
+        said.append(f"There is no {settings.against} to compare with: take {listed}.")
     asked = {label: {r.name for r in results if r.label == label} for label in labels}
     if any(names != asked[labels[0]] for names in asked.values()):
         said.append(
             "The methods were not run on the same samples: compare them by the paired differences."
+        )
+    if (samples := len({result.name for result in results})) < settings.pairs:
+        said.append(
+            f"{_count(samples, 'sample')} only, for a look: intervals say little of so few."
         )
     bad = sum(result.status != DONE for result in results)
     if bad:

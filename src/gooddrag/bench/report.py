@@ -78,12 +78,18 @@ def write_report(
         "report.md": pages.markdown(sections, settings),
         "report.html": webpage.page(sections, settings, output),
     }
+    sheets: set[str] = set()
     for data, section in sections.items():
         for name, figure in section.figures.items():
             files[pages.figure_name(name, data)] = figure
         if rows := sheet.fullest(section.rows, settings.sheet):
             picture = sheet.contact_sheet(rows)
             write_bytes(output / pages.sheet_name(data), sheet.jpeg(picture))
+            sheets.add(pages.sheet_name(data))
+    for pattern in pages.PICTURES:  # of a report before this one
+        for path in output.glob(pattern):
+            if path.name not in sheets | files.keys():
+                path.unlink()
     for name, content in files.items():
         write_bytes(output / name, content.encode())
     return found

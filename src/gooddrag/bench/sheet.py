@@ -99,12 +99,12 @@ def contact_sheet(rows: Sequence[Row]) -> Image.Image:
     width = max(cell.thumbnail.width for cell in cells) + GAP
     font, small = ImageFont.load_default(size=14), ImageFont.load_default(size=11)
     heights = [max(cell.thumbnail.height for cell in row.cells) + 36 + GAP for row in rows]
-    top = 30
+    titles = [_lines(cell.title, font, width - GAP) for cell in rows[0].cells]
+    top = 14 + 16 * max(map(len, titles))
     sheet = Image.new("RGB", (len(rows[0].cells) * width + GAP, top + sum(heights)), WHITE)
     draw = ImageDraw.Draw(sheet)
-    for column, cell in enumerate(rows[0].cells):
-        x = GAP + column * width
-        draw.text((x, 8), _fitting(cell.title, font, width - GAP), font=font, fill=BLACK)
+    for column, lines in enumerate(titles):
+        draw.text((GAP + column * width, 8), "\n".join(lines), font=font, fill=BLACK)
     y = top
     for row, height in zip(rows, heights, strict=True):
         tall = max(cell.thumbnail.height for cell in row.cells)
@@ -112,6 +112,8 @@ def contact_sheet(rows: Sequence[Row]) -> Image.Image:
             x = GAP + column * width
             sheet.paste(cell.thumbnail, (x, y))
             note = _fitting(cell.note, small, width - GAP)
+            if note != cell.note:  # rather the number than a part of its name
+                note = _fitting(cell.note.rpartition(" ")[2], small, width - GAP)
             draw.text((x, y + tall + 2), note, font=small, fill=GREY)
         words = " - ".join(word for word in (row.name, row.about) if word)
         draw.text((GAP, y + tall + 16), words, font=small, fill=BLACK)
@@ -170,6 +172,17 @@ def _tile(word: str, size: tuple[int, int]) -> Image.Image:
     font = ImageFont.load_default(size=14)
     ImageDraw.Draw(tile).text(middle, word, font=font, fill=GREY, anchor="mm")
     return tile
+
+
+def _lines(
+    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float
+) -> list[str]:
+    """The words of a text on as many lines as they need; a long one loses its end."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if font.getlength(longer) <= width else [*lines, word]
+    return [_fitting(line, font, width) for line in lines if line]
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
