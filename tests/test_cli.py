@@ -373,7 +373,10 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("override", "found"),
         [
-            ("method.foo=1", r"Could not override 'method.foo': there is no such setting \(--help"),
+            (
+                "method.foo=1",
+                r"override 'method.foo': there is no such setting with these choices \(--help",
+            ),
             ("backbone=foo", r"^error: Could not find 'backbone/foo'.* mini sd15 sd21 .*--help"),
             ("engine=foo", r"Available options in 'engine': default plain \(--help[^:]*$"),
             ("--adapt=none", "there is no option --adapt: .* as in adapt=none .*--help"),

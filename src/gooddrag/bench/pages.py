@@ -105,7 +105,8 @@ def notes(results: Sequence[Result], settings: Settings) -> list[str]:
         said.append(
             f"{' and '.join(missing)} {'was' if len(missing) == 1 else 'were'} not run: without "
             "the unedited picture's row, and that of copy and paste, which DAI takes for perfect, "
-            f"the numbers are hard to read. Run gooddrag bench -m method={','.join(missing)}."
+            f"the numbers are hard to read. Run gooddrag bench -m method={','.join(missing)} with "
+            "the same data and output, or experiment=NAME where the report is an experiment's."
         )
     if settings.against not in labels:
         listed = " or ".join(f"""'tables.against="{label}"'""" for label in labels)
