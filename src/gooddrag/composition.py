@@ -196,10 +196,8 @@ def explain(error: BaseException) -> str | None:
         # without where Hydra looked: all of it is in the package
         line = re.sub(r"^In '\w+': | Config search path: .*", "", line)
         if "is not in struct" in str(cause):  # Hydra would have it appended, which never helps
-            line, cause = line.partition(". To append")[0] + ":", "there is no such setting"
-            return (
-                f"{line} {cause} with these choices (--help behind them shows all that there are)"
-            )
+            told = line.partition(". To append")[0]
+            return f"{told}: there is no such setting with these choices (--help behind them shows all)"
         return " ".join(f"{line} {cause}".split()) + " (--help shows all settings)"
     if isinstance(error, (*EXPECTED, OmegaConfBaseException)):
         return line
