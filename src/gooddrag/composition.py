@@ -197,7 +197,7 @@ def explain(error: BaseException) -> str | None:
         line = re.sub(r"^In '\w+': | Config search path: .*", "", line)
         if "is not in struct" in str(cause):  # Hydra would have it appended, which never helps
             told = line.partition(". To append")[0]
-            return f"{told}: there is no such setting with these choices (--help behind them shows all)"
+            return f"{told}: there is no such setting with these choices (--help behind them: all)"
         return " ".join(f"{line} {cause}".split()) + " (--help shows all settings)"
     if isinstance(error, (*EXPECTED, OmegaConfBaseException)):
         return line
