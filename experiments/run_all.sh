@@ -64,7 +64,7 @@ side_by_side() {        # [OVERRIDES...]
             processes+=($!)
         done
     done
-    for process in "${processes[@]}"; do
+    for process in ${processes[@]+"${processes[@]}"}; do    # none: an error in old shells
         wait "$process" || worst=$?
     done
     return "$worst"
