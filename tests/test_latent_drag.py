@@ -136,6 +136,18 @@ class TestASecondDrag:
         assert other["invert"] > 0
         assert other["reference"] > 0
 
+    def test_another_picture_comes_with_all_memory_free(self, backbone: StableDiffusion) -> None:
+        """What is remembered of one is let go before the next is adapted to."""
+        remembered: list[bool] = []
+
+        def adapt(*_: Any) -> None:
+            remembered.append(editor._unedited._last is not None)
+
+        editor, sample = make_editor(backbone, aldd(2, 1), adapt=adapt), make_sample(seed=1)
+        for one in (sample, sample, make_sample(seed=2)):
+            editor([one])
+        assert remembered == [False, True, False]
+
     def test_a_picture_that_is_changed_in_place(self, backbone: StableDiffusion) -> None:
         editor, sample = make_editor(backbone, aldd(1, 1)), make_sample(seed=1)
         self.phases_of(editor, sample)

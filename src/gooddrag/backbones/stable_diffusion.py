@@ -170,7 +170,7 @@ class StableDiffusion:
         z = torch.zeros(size, device=self.device, dtype=self.dtype, requires_grad=gradient)
         with torch.set_grad_enabled(gradient):
             text = self.embed([""]).repeat(batch, 1, 1)
-            output, features = self._unet_pass(z, self._timesteps[0], text)
+            output, features, *_ = self._unet_pass(z, self._timesteps[0], text)
         if gradient:
             torch.autograd.grad(output.sum() + features.sum(), z)
 
@@ -281,14 +281,28 @@ class StableDiffusion:
         return tuple(x.clone() for x in self._other_graphs(name, function, inputs))
 
     @contextmanager
-    def mutual_attention(self, samples: Bool[Tensor, " n"], start_layer: int) -> Iterator[None]:
+    def mutual_attention(
+        self, samples: Bool[Tensor, " n"], start_layer: int, keep: bool = False
+    ) -> Iterator[None]:
         """Batches hold (unedited, edited) pairs; chosen samples' edited latents attend across.
 
         Args:
             samples: which of the pairs.
             start_layer: the first self-attention layer concerned, 0 to 15.
+            keep: what is read of the unedited latents, for `attended`.
         """
-        with self._attention.mutual(samples, start_layer, self.device):
+        with self._attention.mutual(samples, start_layer, self.device, keep):
+            yield
+
+    @property
+    def attended(self) -> tuple[Float[Tensor, "b _ _"], ...]:
+        """What the layers read of the unedited latents in the last pass, if it is kept."""
+        return self._attention.kept
+
+    @contextmanager
+    def beside(self, attended: Sequence[Float[Tensor, "b _ _"]]) -> Iterator[None]:
+        """Batches hold edited latents alone, which attend to what is `attended` of the others."""
+        with self._attention.beside(attended):
             yield
 
     @contextmanager
@@ -344,24 +358,31 @@ class StableDiffusion:
         timestep = t if isinstance(t, Tensor) else self._timesteps[t]
         context = text.repeat_interleave(len(z) // len(text), dim=0)
         model_input = scale_gradient(z, 1 / self._gradient_scale).to(self.dtype)
-        inputs, flat = (model_input, timestep, context), self.adapters.flat
+        inputs = (model_input, timestep, context, *self._attention.given)
+        flat = self.adapters.flat
         weights = () if flat is None else (flat,)
         if self._graphs is None:
-            output, features = self._unet_pass(*inputs, *weights)
+            output, features, *kept = self._unet_pass(*inputs, *weights)
         else:
-            # what mutual attention depends on is read, not passed
-            start_layer, masks = self._attention.state()
-            name = (start_layer, len(weights), self.adapters.summed, self.adapters.own)
+            # the masks of mutual attention are read, not passed
+            attention, masks = self._attention.state()
+            name = (attention, len(weights), self.adapters.summed, self.adapters.own)
             read = (*weights, *masks)
-            output, features = self._graphs(name, self._unet_pass, inputs, read)
+            output, features, *kept = self._graphs(name, self._unet_pass, inputs, read)
+        self._attention.kept = tuple(x.clone() for x in kept)
         output = scale_gradient(output.to(z.dtype), self._gradient_scale)
         return (self._to_eps(output, z, timestep) if self.predicts_v else output), features
 
-    def _unet_pass(
-        self, z: Tensor, t: Tensor, text: Tensor, *weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The UNet's output and its features, with the adapters' matrices if they are in use."""
-        given = {} if self.adapters.flat is None else self.adapters.hand_out(weights[0])
+    def _unet_pass(self, z: Tensor, t: Tensor, text: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """The UNet's output, its features, and what its mutual layers read, if it is kept.
+
+        Args:
+            z, t, text: see `noise`.
+            others: what mutual layers are given; the adapters' matrices, if they are in use.
+        """
+        count = len(self._attention.given)
+        self._attention.enter_pass(others[:count])
+        given = {} if self.adapters.flat is None else self.adapters.hand_out(others[count])
         context = {"encoder_hidden_states": text}
         if given:
             output: Tensor = functional_call(self.unet, given, (z, t), context).sample
@@ -369,7 +390,7 @@ class StableDiffusion:
             output = self.unet(z, t, **context).sample
         features, self._features = self._features, None
         assert features is not None, "the feature block did not run"
-        return output, features
+        return output, features, *self._attention.leave_pass()
 
     def _to_eps(self, v: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """eps = sqrt(a_t) v + sqrt(1 - a_t) z_t."""

@@ -87,8 +87,13 @@ class LatentEditor(Editor):
         return Canvas.of(sizes.pop(), self.backbone.pixels_per_latent, self.fit)
 
     def _posterior(self, samples: Sequence[DragSample], canvas: Canvas) -> tuple[Latent, Latent]:
-        """Mean and standard deviation of z_0; the last ones are remembered."""
+        """Mean and standard deviation of z_0; the last ones are remembered.
+
+        Of another picture nothing more is, from here on.
+        """
         images = canvas.pad(torch.stack([s.image for s in samples]))
+        if self._encoded.find(images) is None:
+            self._forget()
         return self._encoded.get(images, partial(self.backbone.encode, images))
 
     def _encode(self, samples: Sequence[DragSample], canvas: Canvas) -> Latent:
