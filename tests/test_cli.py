@@ -254,7 +254,9 @@ class TestEdit:
         assert (here / "output" / "mine.txt").read_text() == "old"
 
     def test_new_folder_by_default(self, run, here):
-        assert run("edit", "image=cat.png", POINTS, "callbacks=quiet", *FAST)[0] == 0
+        status, _, said = run("edit", "image=cat.png", POINTS, "callbacks=quiet", *FAST)
+        assert status == 0
+        assert "take backbone=sd15" in said  # which the built-in model is no match for
         (made,) = (here / "outputs").iterdir()
         assert made.name.startswith("cat_")
         assert load(made / "record.json")["status"] == "done"

@@ -245,6 +245,14 @@ class TestMask:
         for name in ("wide", "clear", "blue", "one"):
             assert torch.equal(read_mask(tmp_path / f"{name}.png", (HEIGHT, WIDTH)), expected)
 
+    def test_what_jpeg_blurs_is_not_editable(self, tmp_path):
+        field = np.zeros((HEIGHT, WIDTH), np.uint8)
+        field[3:9, 5:11] = 255
+        Image.fromarray(field).save(tmp_path / "m.jpg", quality=60)
+        assert ((np.array(Image.open(tmp_path / "m.jpg")) > 0) != (field > 0)).sum() > 20
+        expected = torch.from_numpy(field / 255).float()[None]
+        assert torch.equal(read_mask(tmp_path / "m.jpg", (HEIGHT, WIDTH)), expected)
+
     def test_other_size_says_both(self, tmp_path, pixels):
         path = save(tmp_path / "m.png", pixels)
         with pytest.raises(ValueError, match="32 x 24 pixels but the picture is 24 x 32") as error:

@@ -59,6 +59,12 @@ def run_edit(cfg: DictConfig) -> None:
         edit(sample, instantiate(cfg.editor), seed=cfg.seed, callbacks=callbacks)
     written = [name for name in RESULTS if (Path(cfg.output) / name).exists()]
     print(f"results in {cfg.output}/: {', '.join(written)}")
+    if cfg.image is not None and isinstance(plain(cfg)["backbone"].get("path"), Mapping):
+        print(
+            "the built-in model knows DragWorld's drawn scenes and nothing else: "
+            "for a picture of your own take backbone=sd15",
+            file=sys.stderr,
+        )
 
 
 def run_adapt(cfg: DictConfig) -> None:

@@ -89,6 +89,7 @@ def _cost_panel(found: Sequence[Summary], number: str, cost: str, settings: Sett
     parts.append(svg.text(x.start + 8, TOP + 10, far))
     taken = [Box(x.start, TOP, x.start + 8 + svg.width_of(far), TOP + 12)]
     taken += [Box(x(c.low), y(n.mean) - 1, x(c.high), y(n.mean) + 1) for _, c, n in shown]
+    taken += [Box(x(c.mean) - 1, y(n.high), x(c.mean) + 1, y(n.low)) for _, c, n in shown]
     for label, interval in near.items():
         height = y(interval.mean)
         taken.append(Box(x.start, height - 1, x.end, height + 1))

@@ -19,6 +19,8 @@ MAX_PIXELS = 50_000_000
 MIN_SIDE = 16
 # Named, because Pillow also opens formats that run other programs (EPS) or hold no picture.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+BLURRING = ("JPEG", "MPO")
+HALF = 127  # of 255
 KINDS = "PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000 or AVIF"
 
 ROUNDINGS = ("truncate", "nearest")
@@ -76,7 +78,8 @@ def read_mask(
     Args:
         path: an image file, or its bytes; transparent parts count as black.
         size: (height, width) of the picture.
-        threshold: editable is what is brighter than this, of 255; the official code takes 0.
+        threshold: editable is what is brighter than this, of 255; the official code takes 0. In
+            formats that blur, where black is seldom 0, it is at least half of white.
         max_pixels: refuse a picture of more pixels; looked up before decoding.
 
     Returns:
@@ -86,6 +89,8 @@ def read_mask(
         ValueError: there is no such file, it is no picture or damaged, or has another size.
     """
     picture = _load(path, max_pixels)
+    if picture.info.get("blurs"):
+        threshold = max(threshold, HALF)
     if (picture.height, picture.width) != tuple(size):
         raise ValueError(
             f"the mask {path} is {picture.width} x {picture.height} pixels but the picture is "
@@ -150,7 +155,9 @@ def _load(path: Source, max_pixels: int) -> Image.Image:
             picture.load()
         except Exception as error:  # every decoder has its own exceptions
             raise ValueError(_damaged(path, error)) from None
-        return _upright(picture)
+        upright = _upright(picture)
+        upright.info["blurs"] = picture.format in BLURRING
+        return upright
 
 
 def _check_file(path: Path_) -> None:
