@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from gooddrag.backbones.adapter_files import ADAPTER_FILE, load_adapter, save_adapter
 from gooddrag.backbones.adapters import initial_adapter, modules_of, unstack
-from gooddrag.backbones.attention import self_attention_layers
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.loading import _byte_sums
+from gooddrag.backbones.mutual import self_attention_layers
 from gooddrag.backbones.precision import choose_device, choose_dtype, scale_gradient
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from tests import tiny

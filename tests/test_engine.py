@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from gooddrag.adapt import NoAdapter
 from gooddrag.backbones import loading
 from gooddrag.backbones.adapters import PerSampleWeights, base_layer, modules_of
-from gooddrag.backbones.attention import MutualLayers
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.blocks import FusedGroupNorm, fuse
+from gooddrag.backbones.mutual import MutualLayers
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.events import EditCallback
 from gooddrag.memory import out_of_memory
@@ -354,7 +354,7 @@ def test_nothing_of_a_pass_that_failed_stays_with_low_memory(folder: Path) -> No
     assert blocks[-1].residual.grad_fn is not None
     backbone.save_memory()
     assert all(block.residual is None for block in blocks)
-    assert backbone._features is None
+    assert backbone._passes._features is None
 
 
 class TestStacks:

@@ -10,15 +10,15 @@ from functools import partial
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from gooddrag.backbones import attention, loading
+from gooddrag.backbones import loading
 from gooddrag.backbones.adapters import AdapterBank
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.engine import Engine
-from gooddrag.backbones.graphs import GraphedPasses
 from gooddrag.backbones.layers import forget_residuals
+from gooddrag.backbones.mutual import MutualLayers
+from gooddrag.backbones.passes import UNetPasses
 from gooddrag.backbones.precision import (
     HALF_GRADIENT_SCALE,
     choose_device,
@@ -85,9 +85,6 @@ class StableDiffusion:
         )
         self.engine = engine.on(self.device, self.dtype)
         self.engine.prepare(self.unet)
-        self._graphs, self._other_graphs = (
-            GraphedPasses(self.engine.max_graphs) if self.engine.graphs else None for _ in range(2)
-        )
         self.alphas_cumprod: Tensor = self.scheduler.alphas_cumprod
         # on the device, since sending a number there would wait for it
         self._timesteps = torch.arange(len(self.alphas_cumprod), device=self.device)
@@ -96,8 +93,7 @@ class StableDiffusion:
         self.pixels_per_latent = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self._gradient_scale = HALF_GRADIENT_SCALE if self.dtype == torch.float16 else 1.0
         self.adapters = AdapterBank(self.unet, gradient_scale=1 / self._gradient_scale)
-        self._attention = attention.MutualLayers(self.unet)
-        self._features: Tensor | None = None
+        self._mutual = MutualLayers(self.unet)
         self._embedded: Remembered[Tensor] = Remembered()
         self._planned: set[int] = set()  # batches
         if not 0 <= feature_block < len(self.unet.up_blocks):
@@ -105,23 +101,22 @@ class StableDiffusion:
                 f"backbone.feature_block must lie between 0 and {len(self.unet.up_blocks) - 1}, "
                 f"found {feature_block}"
             )
-        self.unet.up_blocks[feature_block].register_forward_hook(self._keep_features)
+        self._passes = UNetPasses(
+            self.unet, self.engine, feature_block, self.adapters, self._mutual
+        )
         self._fingerprint: str | None = None
         self.low_memory = False
         if low_memory:
             self.save_memory()
-        if self.engine.graphs and not self.engine.compile:
+        if self._passes.are_recorded:
             self._load_libraries()
 
     def save_memory(self) -> None:
         """Trade time for memory: checkpointed gradients, a tiled VAE."""
         self.low_memory = self.adapters.save_memory = True
-        self._features = None
         forget_residuals(self.unet)
         self.adapters.forget_places()
-        for graphs in (self._graphs, self._other_graphs):
-            if graphs is not None:
-                graphs.clear()
+        self._passes.clear()
         gc.collect()  # a failed fit leaves cycles that hold tensors
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -148,7 +143,7 @@ class StableDiffusion:
         It plans for every shape, which takes longer than the first steps of an edit. Nothing
         happens where passes are not recorded.
         """
-        if self._graphs is not None and not self.engine.compile and batch not in self._planned:
+        if self._passes.are_recorded and batch not in self._planned:
             self._planned.add(batch)
             with self._enough_memory():
                 self._try(batch, gradient=True)
@@ -170,7 +165,7 @@ class StableDiffusion:
         z = torch.zeros(size, device=self.device, dtype=self.dtype, requires_grad=gradient)
         with torch.set_grad_enabled(gradient):
             text = self.embed([""]).repeat(batch, 1, 1)
-            output, features, *_ = self._unet_pass(z, self._timesteps[0], text)
+            output, features = self._passes.unrecorded(z, self._timesteps[0], text)
         if gradient:
             torch.autograd.grad(output.sum() + features.sum(), z)
 
@@ -267,18 +262,8 @@ class StableDiffusion:
         function: Callable[..., tuple[Tensor, ...]],
         inputs: Sequence[Tensor],
     ) -> tuple[Tensor, ...]:
-        """function(*inputs) as a CUDA graph where the UNet's passes are.
-
-        Its memory is apart from theirs, since it runs between a forward and its backward.
-
-        Args:
-            name: tells functions apart.
-            function: of tensors on the device alone, that never waits for it.
-            inputs: its arguments.
-        """
-        if self._other_graphs is None:
-            return function(*inputs)
-        return tuple(x.clone() for x in self._other_graphs(name, function, inputs))
+        """function(*inputs) as a CUDA graph where the UNet's passes are; see `UNetPasses.other`."""
+        return self._passes.other(name, function, inputs)
 
     @contextmanager
     def mutual_attention(
@@ -291,18 +276,18 @@ class StableDiffusion:
             start_layer: the first self-attention layer concerned, 0 to 15.
             keep: what is read of the unedited latents, for `attended`.
         """
-        with self._attention.mutual(samples, start_layer, self.device, keep):
+        with self._mutual.mutual(samples, start_layer, self.device, keep):
             yield
 
     @property
     def attended(self) -> tuple[Float[Tensor, "b _ _"], ...]:
         """What the layers read of the unedited latents in the last pass, if it is kept."""
-        return self._attention.kept
+        return self._mutual.kept
 
     @contextmanager
     def beside(self, attended: Sequence[Float[Tensor, "b _ _"]]) -> Iterator[None]:
         """Batches hold edited latents alone, which attend to what is `attended` of the others."""
-        with self._attention.beside(attended):
+        with self._mutual.beside(attended):
             yield
 
     @contextmanager
@@ -358,47 +343,14 @@ class StableDiffusion:
         timestep = t if isinstance(t, Tensor) else self._timesteps[t]
         context = text.repeat_interleave(len(z) // len(text), dim=0)
         model_input = scale_gradient(z, 1 / self._gradient_scale).to(self.dtype)
-        inputs = (model_input, timestep, context, *self._attention.given)
-        flat = self.adapters.flat
-        weights = () if flat is None else (flat,)
-        if self._graphs is None:
-            output, features, *kept = self._unet_pass(*inputs, *weights)
-        else:
-            # the masks of mutual attention are read, not passed
-            attention, masks = self._attention.state()
-            name = (attention, len(weights), self.adapters.summed, self.adapters.own)
-            read = (*weights, *masks)
-            output, features, *kept = self._graphs(name, self._unet_pass, inputs, read)
-        self._attention.kept = tuple(x.clone() for x in kept)
+        output, features = self._passes(model_input, timestep, context)
         output = scale_gradient(output.to(z.dtype), self._gradient_scale)
         return (self._to_eps(output, z, timestep) if self.predicts_v else output), features
-
-    def _unet_pass(self, z: Tensor, t: Tensor, text: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        """The UNet's output, its features, and what its mutual layers read, if it is kept.
-
-        Args:
-            z, t, text: see `noise`.
-            others: what mutual layers are given; the adapters' matrices, if they are in use.
-        """
-        count = len(self._attention.given)
-        self._attention.enter_pass(others[:count])
-        given = {} if self.adapters.flat is None else self.adapters.hand_out(others[count])
-        context = {"encoder_hidden_states": text}
-        if given:
-            output: Tensor = functional_call(self.unet, given, (z, t), context).sample
-        else:
-            output = self.unet(z, t, **context).sample
-        features, self._features = self._features, None
-        assert features is not None, "the feature block did not run"
-        return output, features, *self._attention.leave_pass()
 
     def _to_eps(self, v: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """eps = sqrt(a_t) v + sqrt(1 - a_t) z_t."""
         a = self._alphas[t].to(z.dtype).reshape(-1, 1, 1, 1)
         return a**0.5 * v + (1 - a) ** 0.5 * z
-
-    def _keep_features(self, module: object, args: object, output: Tensor) -> None:
-        self._features = output
 
     @torch.no_grad()
     def bottleneck(
@@ -406,7 +358,7 @@ class StableDiffusion:
     ) -> Float[Tensor, "b s sh sw"]:
         """s_t, the output of the UNet's middle block, in z's precision."""
         kept: list[Tensor] = []
-        with self._hooked_bottleneck(lambda module, args, output: kept.append(output)):
+        with self._passes.with_bottleneck(lambda module, args, output: kept.append(output)):
             self._forward(z, t, text)
         return kept[0].to(z.dtype)
 
@@ -425,24 +377,8 @@ class StableDiffusion:
             replaced[latents] = given
             return replaced
 
-        with self._hooked_bottleneck(replace):
+        with self._passes.with_bottleneck(replace):
             yield
-
-    @contextmanager
-    def _hooked_bottleneck(self, hook: Callable[..., Tensor | None]) -> Iterator[None]:
-        """Call a hook on the middle block, in passes that neither replay nor compile it away."""
-        if self.engine.compile:
-            raise ValueError(
-                "the UNet's bottleneck cannot be reached in a compiled pass: "
-                "take engine.compile=false"
-            )
-        graphs, self._graphs = self._graphs, None
-        handle = self.unet.mid_block.register_forward_hook(hook)
-        try:
-            yield
-        finally:
-            handle.remove()
-            self._graphs = graphs
 
 
 def checkpointed(module: torch.nn.Module, *args: object) -> object:
