@@ -864,6 +864,7 @@ class TestBench:
             (["data=drag100"], "data.root is missing"),
             (["logger=csv"], "logger=none or wandb"),
             (["data.root=x"], "data.root"),
+            (["label=paste"], "label=paste is the name of a row"),
             (["tables.level=two"], "tables.level must be a number"),
             (["tables.level=2"], "tables.level must lie between 0 and 1, found 2"),
             (["tables.thumbnail=0"], "tables.thumbnail must be at least 1, found 0"),

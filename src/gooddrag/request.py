@@ -111,6 +111,7 @@ def benchmark_of(cfg: DictConfig, root: str, output: Path) -> tuple[Trainer, Ben
         ValueError: settings that cannot work, or no such data.
     """
     from gooddrag.bench.progress import BenchmarkBar
+    from gooddrag.bench.reading import BASELINES
     from gooddrag.bench.records import Run, code_version
     from gooddrag.bench.report import Reporter
     from gooddrag.bench.runner import Benchmark
@@ -124,6 +125,11 @@ def benchmark_of(cfg: DictConfig, root: str, output: Path) -> tuple[Trainer, Ben
             cfg.backbone.device = str(device)
         return cfg
 
+    if cfg.label in BASELINES and cfg.label != cfg.method.name:
+        raise ValueError(
+            f"label={cfg.label} is the name of a row that tables begin with, and method is "
+            f"{cfg.method.name}: take another label"
+        )
     rules = Rules(
         **{key: cfg[key] for key in ("batch", "workers", "existing", "retry_failed", "rounding")}
     )
