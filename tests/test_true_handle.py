@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -217,6 +218,23 @@ class TestMetric:
             world, search = search_of(family, 0)
             error = metric(edited=world.source, world=world)["true_handle_error"]
             assert float(error) == pytest.approx(search(world.source).error)
+
+    def test_searches_of_the_last_worlds_are_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[str] = []
+
+        class Counted(Search):
+            def __init__(self, world: WorldEdit, *parts: Any) -> None:
+                made.append(world.name)
+                super().__init__(world, *parts)
+
+        monkeypatch.setattr("gooddrag.metrics.true_handle.Search", Counted)
+        monkeypatch.setattr("gooddrag.metrics.true_handle.KEPT", 2)
+        metric, worlds = TrueHandle(fit=fit()), [render_edit("test", 0, i) for i in range(3)]
+        numbers = [metric(world.source, world) for world in (*worlds[:2], *worlds)]
+        assert numbers[:2] == numbers[2:4]
+        assert made == [world.name for world in worlds]
+        metric.update(worlds[0].source, worlds[0])
+        assert made[3:] == [worlds[0].name]
 
     def test_sizes_must_agree(self) -> None:
         world, _ = search_of(0, 0)

@@ -10,7 +10,6 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from gooddrag.backbones.shared import sharing
 from gooddrag.bench.records import rows_of
 from gooddrag.bench.runner import Benchmark, run_benchmark
 from gooddrag.bench.tasks import Rules
-from gooddrag.bench.workers import Call, Workers, _done, scored
+from gooddrag.bench.workers import Call, Workers, _done, scored, turn_of
 from gooddrag.data.dragset import DragSet
 from gooddrag.data.sets import world
 from gooddrag.request import MetricsMaker
@@ -124,17 +123,32 @@ def test_what_was_edited_before_the_end_is_recorded(two, tmp_path):
 
 def processes(workers):
     """Those of the workers, when all wait for something to do."""
-    for call in [workers.submit(time.sleep, 0.5) for _ in range(workers.count)]:
+    for call in [workers.submit(time.sleep, 0.5, index=i) for i in range(workers.count)]:
         call.result()
     time.sleep(0.2)
-    return list(workers._pool._processes.values())
+    return [process for pool in workers._pools for process in pool._processes.values()]
+
+
+def test_a_sample_has_its_process(two):
+    first, *others = ([two.submit(os.getpid, index=i).result() for i in range(9)] for _ in range(3))
+    assert others == [first] * 2
+    assert set(first) == {process.pid for process in processes(two)}
+
+
+@pytest.mark.parametrize("kinds", [2, 3, 5, 9])
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 9, 14])
+def test_kinds_that_take_turns_have_all_processes(kinds, count):
+    turns = [turn_of(index, count) for index in range(kinds * count * 20)]
+    assert {turns.count(turn) for turn in range(count)} == {kinds * 20}
+    assert all(set(turns[kind::kinds]) == set(range(count)) for kind in range(kinds))
 
 
 def test_what_a_killed_one_had_to_do_is_done_here(two):
-    processes(two)
+    _, other = (process.pid for process in processes(two))
     calls = [two.submit(_killed_there, os.getpid()) for _ in range(3)]
     assert [call.result() for call in calls] == [os.getpid()] * 3
     assert two.submit(os.getpid).result() != os.getpid()  # by a new one
+    assert other in {process.pid for process in processes(two)}
 
 
 def _killed_there(here):
@@ -143,20 +157,13 @@ def _killed_there(here):
     return here
 
 
-def test_when_an_idle_one_was_killed_all_end(two):
-    before = processes(two)
-    manager = two._pool._executor_manager_thread
-    # the one that reads holds the lock that the other waits for, and cannot give it back
-    waits = {process: Path(f"/proc/{process.pid}/wchan") for process in before}
-    reads = [p for p, file in waits.items() if file.exists() and "pipe" in file.read_text()]
-    try:
-        os.kill((reads or before)[0].pid, signal.SIGKILL)
-        manager.join(20)
-        assert not manager.is_alive()  # the process would wait for it in the end
-        assert two.submit(max, 1, 2).result() == 2
-    finally:
-        for process in before:
-            process.kill()
+def test_an_idle_one_that_was_killed_is_replaced(two):
+    killed = processes(two)[0]
+    manager = two._pools[0]._executor_manager_thread
+    os.kill(killed.pid, signal.SIGKILL)
+    manager.join(20)
+    assert not manager.is_alive()  # the process would wait for it in the end
+    assert two.submit(max, 1, 2).result() == 2
 
 
 ORPHANS = """
@@ -190,7 +197,7 @@ def test_the_jobs_of_a_sweep_read_a_sample_once(two, monkeypatch):
     monkeypatch.setattr(
         two,
         "submit",
-        lambda function, *given: (
+        lambda function, *given, index: (
             asked.append(given[1]) or Call(_done(partial(function, *given)), None)
         ),
     )

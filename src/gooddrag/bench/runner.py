@@ -257,7 +257,7 @@ class Benchmark(LightningModule):
             shown = self._shown(task.sample)
             where = None if (shown / POINTS).exists() else shown
             return self.workers.submit(
-                scored, self._makers[1], self.samples, task.index, picture, where
+                scored, self._makers[1], self.samples, task.index, picture, where, index=task.index
             )
         truth, sample = partial(self.samples.truth, task.index), task.sample
         return self.workers.submit(lambda: score(metrics, sample, read_image(picture), truth()))

@@ -17,6 +17,8 @@ from gooddrag.drawing import overlay
 from gooddrag.types import DragSample
 from gooddrag.world import SPLITS, WorldEdit, render_edit
 
+KEPT = 64  # edits: sample and truth go together, and several methods to one sample
+
 
 def to_sample(edit: WorldEdit) -> DragSample:
     """The drag, without its truth; the picture has 8 bits, as from a file."""
@@ -45,9 +47,9 @@ def world_sample(split: str, seed: int, index: int, size: int = 256) -> DragSamp
     return to_sample(world_edit(split, seed, index, size))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=KEPT)
 def world_edit(split: str, seed: int, index: int, size: int = 256) -> WorldEdit:
-    """The same with its truth; the last one is kept, since sample and truth go together.
+    """The same with its truth; the last ones are kept, 2 MB each at 256 x 256.
 
     Raises:
         ValueError: an unknown split, a negative index, or a size that is too small.

@@ -15,7 +15,8 @@ should vanish is at its target when it has, since its handle ends where the thin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -27,6 +28,7 @@ from gooddrag.metrics.base import SampleMean, check_sizes
 from gooddrag.metrics.scenes import View, Way, nearness, shrink
 from gooddrag.world import WorldEdit
 
+KEPT = 64  # worlds whose searches are kept, 2 MB each at 256 x 256
 _REWEIGHTINGS = 3  # of a step, for the loss that counts large differences less
 _RIDGE = 1e-3  # of the stiffness, so that a scene without any change still has a step
 
@@ -210,20 +212,17 @@ class TrueHandle(SampleMean):
         kinds = ("error", "found", "residual", "likeness")
         super().__init__([f"true_handle_{kind}" for kind in kinds])
         self.fit = fit
-        self._last: tuple[str, Callable[[Tensor], TrueHandles]] | None = None
+        self._searches: OrderedDict[str, Search] = OrderedDict()  # the last used at the end
 
     def update(self, edited: Tensor, world: WorldEdit) -> None:
         """Count one edit.
 
         Args:
             edited: RGB in [0, 1], of the size that the world was rendered in.
-            world: the edit as DragWorld knows it; edits of one world in a row go faster.
+            world: the edit as DragWorld knows it; of the last worlds further edits go faster.
         """
         check_sizes(world.source, edited)
-        key = f"{world.name} {tuple(edited.shape)} {edited.device}"
-        if self._last is None or self._last[0] != key:
-            self._last = (key, Search(world, self.fit, edited.device))
-        found = self._last[1](edited)
+        found = self._search(world, edited)(edited)
         numbers = {
             "error": found.error if found.found else found.distance,
             "found": found.found,
@@ -231,3 +230,12 @@ class TrueHandle(SampleMean):
             "likeness": found.likeness,
         }
         self.add({f"true_handle_{kind}": number for kind, number in numbers.items()})
+
+    def _search(self, world: WorldEdit, edited: Tensor) -> Search:
+        key = f"{world.name} {tuple(edited.shape)} {edited.device}"
+        if key not in self._searches:
+            self._searches[key] = Search(world, self.fit, edited.device)
+            if len(self._searches) > KEPT:
+                self._searches.popitem(last=False)
+        self._searches.move_to_end(key)
+        return self._searches[key]
