@@ -405,19 +405,19 @@ class TestStacks:
 
     def test_masks_of_mutual_attention_stay_too(self, backbone: StableDiffusion) -> None:
         layers = MutualLayers(backbone.unet)
-        assert layers.state() == ((), ())
+        assert layers.state() == (None, ())
         places = []
         for chosen in ([True, False], [False, True], [True, True], [True, False]):
             with layers.mutual(torch.tensor(chosen), 10, CPU):
                 start, (mask,) = layers.state()
-                assert (start, mask.tolist()) == ((10, False), chosen)
+                assert (start, mask.tolist()) == (10, chosen)
                 places.append(mask.data_ptr())
         with layers.mutual(torch.tensor([True, False, True]), 10, CPU):
             assert layers.state()[1][0].tolist() == [True, False, True]
         assert len(set(places)) == 1
         with layers.mutual(torch.tensor([False, False]), 10, CPU):
-            assert layers.state() == ((), ())
-        assert layers.state() == ((), ())
+            assert layers.state() == (None, ())
+        assert layers.state() == (None, ())
 
 
 class TestSettings:

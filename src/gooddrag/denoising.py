@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,34 +52,19 @@ class MutualAttention:
 
 
 @dataclass(frozen=True)
-class Walked:
-    """What is known of a step that the unedited branch has made.
-
-    Attributes:
-        z_prev: z_{t-1}^0.
-        attended: what mutual layers read of z_t^0; nothing where none did.
-    """
-
-    z_prev: Latent
-    attended: tuple[Float[Tensor, "b _ _"], ...] = ()
-
-
-@dataclass(frozen=True)
 class PairedDenoising:
     """One denoising step of (unedited, edited) pairs in one batch (pipeline.py:705-712).
 
     Attributes:
-        walked: the unedited branch's steps so far, by their index; where what the edited one needs
-            of it is known, that one goes alone.
-        keep: steps with mutual attention are added to `walked`, for another drag.
+        known: z_{t-1}^0 of the first steps, where the unedited branch has been walked already. The
+            edited one then goes alone as long as it attends to nobody.
     """
 
     backbone: Backbone
     text: Float[Tensor, "b tokens d"]
     times: Timesteps
     attention: MutualAttention
-    walked: dict[int, Walked] = field(default_factory=dict, kw_only=True)
-    keep: bool = field(default=False, kw_only=True)
+    known: Sequence[Latent] = field(default=(), kw_only=True)
 
     @torch.no_grad()
     def step(
@@ -97,18 +83,14 @@ class PairedDenoising:
         t = self.times.descending[step]
         a_t, a_prev = self.times.down(t)
         mutual: Bool[Tensor, " b"] = torch.tensor(self.attention.active(step, last_dragged))
-        known = self.walked.get(step)
-        if known is not None and (not mutual.any() or (known.attended and mutual.all())):
-            with self.backbone.beside(known.attended if mutual.any() else ()):
-                eps = self.backbone.noise(edited, t, self.text)
-            return known.z_prev, move(edited, eps, a_t, a_prev), predict_z0(edited, eps, a_t)
+        if step < len(self.known) and not mutual.any():
+            eps = self.backbone.noise(edited, t, self.text)
+            return self.known[step], move(edited, eps, a_t, a_prev), predict_z0(edited, eps, a_t)
         pairs = torch.stack((unedited, edited), dim=1).flatten(0, 1)
-        with self.backbone.mutual_attention(mutual, self.attention.start_layer, self.keep):
-            eps, attended = self.backbone.noise(pairs, t, self.text), self.backbone.attended
+        with self.backbone.mutual_attention(mutual, self.attention.start_layer):
+            eps = self.backbone.noise(pairs, t, self.text)
         moved = move(pairs, eps, a_t, a_prev).unflatten(0, (-1, 2))
         predicted = predict_z0(pairs, eps, a_t).unflatten(0, (-1, 2))
-        if self.keep:
-            self.walked[step] = Walked(moved[:, 0], attended)
         return moved[:, 0], moved[:, 1], predicted[:, 1]
 
 

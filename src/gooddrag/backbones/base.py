@@ -62,22 +62,13 @@ class Backbone(Protocol):
         ...
 
     def mutual_attention(
-        self, samples: Bool[Tensor, " n"], start_layer: int, keep: bool = False
+        self, samples: Bool[Tensor, " n"], start_layer: int
     ) -> AbstractContextManager[None]:
         """While active, edited latents attend to unedited ones' keys and values.
 
         Batches then hold (unedited, edited) pairs; it concerns the chosen samples' edited latents
-        and the layers from `start_layer` on. `keep` has `attended` filled.
+        and the layers from `start_layer` on.
         """
-        ...
-
-    @property
-    def attended(self) -> tuple[Float[Tensor, "b _ _"], ...]:
-        """What the mutual layers read of the unedited latents in the last pass."""
-        ...
-
-    def beside(self, attended: Sequence[Float[Tensor, "b _ _"]]) -> AbstractContextManager[None]:
-        """While active, batches hold edited latents alone, which attend to what was `attended`."""
         ...
 
     def replayed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -41,21 +41,16 @@ class MutualSelfAttention:
     Args:
         processor: the layer's own.
         samples: which of the (unedited, edited) pairs in the batch.
-        read: where the unedited branch's hidden states go that are attended to, None to drop them.
     """
 
-    def __init__(
-        self, processor: object, samples: Bool[Tensor, " n"], read: list[Tensor] | None
-    ) -> None:
-        self.processor, self.samples, self.read = processor, samples, read
+    def __init__(self, processor: object, samples: Bool[Tensor, " n"]) -> None:
+        self.processor, self.samples = processor, samples
 
     def __call__(
         self, attn: Attention, hidden_states: Tensor, *args: object, **kwargs: object
     ) -> Tensor:
         """Attend; the batch holds (unedited, edited) pairs."""
         pairs = hidden_states.unflatten(0, (-1, 2))
-        if self.read is not None:
-            self.read.append(pairs[:, 0])
         unedited = pairs[:, :1].expand_as(pairs)
         chosen = self.samples[(...,) + (None,) * (pairs.ndim - 1)]
         context = torch.where(chosen, unedited, pairs).flatten(0, 1)
@@ -63,50 +58,18 @@ class MutualSelfAttention:
         return self.processor(attn, hidden_states, **kwargs)  # type: ignore[operator]
 
 
-class AttentionBeside:
-    """The same where the edited latents go alone, and the hidden states are known.
-
-    Args:
-        processor: the layer's own.
-        given: the hidden states of all such layers, from which the next is taken.
-    """
-
-    def __init__(self, processor: object, given: list[Tensor]) -> None:
-        self.processor, self.given = processor, given
-
-    def __call__(
-        self, attn: Attention, hidden_states: Tensor, *args: object, **kwargs: object
-    ) -> Tensor:
-        """Attend to what is given."""
-        kwargs["encoder_hidden_states"] = self.given.pop(0)
-        return self.processor(attn, hidden_states, **kwargs)  # type: ignore[operator]
-
-
 class MutualLayers:
-    """The UNet's self-attention layers, mutual on demand.
-
-    Attributes:
-        given: hidden states of the unedited branch that the next passes attend to.
-        kept: those of the last pass, where they are kept.
-    """
+    """The UNet's self-attention layers, mutual on demand."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self.layers = list(self_attention_layers(unet).values())
-        self.given: tuple[Tensor, ...] = ()
-        self.kept: tuple[Tensor, ...] = ()
-        self._name: tuple[object, ...] = ()
-        self._on: tuple[Tensor, ...] = ()
-        self._passing: list[Tensor] = []  # hidden states within a pass, in the layers' order
+        self._on: tuple[int, Tensor] | None = None
         # one for each number of samples, at a fixed place, which recorded CUDA graphs read
         self._masks: dict[int, tuple[Tensor, Tensor]] = {}
 
     @contextmanager
     def mutual(
-        self,
-        samples: Bool[Tensor, " n"],
-        start_layer: int,
-        device: torch.device,
-        keep: bool = False,
+        self, samples: Bool[Tensor, " n"], start_layer: int, device: torch.device
     ) -> Iterator[None]:
         """Switch mutual attention on in the layers from `start_layer` on for chosen samples.
 
@@ -114,7 +77,6 @@ class MutualLayers:
             samples: which of the pairs, on the CPU.
             start_layer: the first layer concerned.
             device: of the UNet.
-            keep: what the layers read of the unedited branch, in `kept`.
 
         Raises:
             ValueError: there is no such layer.
@@ -122,45 +84,21 @@ class MutualLayers:
         if not samples.any():
             yield
             return
-        mask = self._mask(samples, device)
-        read = self._passing if keep else None
-        with self._replaced(start_layer, lambda own: MutualSelfAttention(own, mask, read)):
-            self._name, self._on = (start_layer, keep), (mask,)
-            try:
-                yield
-            finally:
-                self._name, self._on, self.kept = (), (), ()
-
-    @contextmanager
-    def beside(self, hidden: Sequence[Tensor]) -> Iterator[None]:
-        """Let the last layers attend to hidden states of the unedited branch, one for each."""
-        if not hidden:
-            yield
-            return
-        start_layer = len(self.layers) - len(hidden)
-        with self._replaced(start_layer, lambda own: AttentionBeside(own, self._passing)):
-            self._name, self.given = (start_layer, "beside"), tuple(hidden)
-            try:
-                yield
-            finally:
-                self._name, self.given = (), ()
-
-    @contextmanager
-    def _replaced(
-        self, start_layer: int, processor_of: Callable[[object], object]
-    ) -> Iterator[None]:
         layers = self.layers[start_layer:]
         if not layers:
             raise ValueError(
                 f"attention.start_layer must be below {len(self.layers)}, the number of "
                 f"self-attention layers, found {start_layer}"
             )
+        mask = self._mask(samples, device)
         own = [layer.processor for layer in layers]
         for layer, processor in zip(layers, own, strict=True):
-            layer.set_processor(processor_of(processor))
+            layer.set_processor(MutualSelfAttention(processor, mask))
+        self._on = (start_layer, mask)
         try:
             yield
         finally:
+            self._on = None
             for layer, processor in zip(layers, own, strict=True):
                 layer.set_processor(processor)
 
@@ -174,16 +112,6 @@ class MutualLayers:
             mask.copy_(samples)
         return mask
 
-    def state(self) -> tuple[tuple[object, ...], tuple[Tensor, ...]]:
-        """What a pass depends on beside its inputs: how the layers attend, and the mask."""
-        return self._name, self._on
-
-    def enter_pass(self, given: Sequence[Tensor]) -> None:
-        """A pass begins, with what it has been given, wherever that lies."""
-        self._passing[:] = given
-
-    def leave_pass(self) -> tuple[Tensor, ...]:
-        """What a pass has kept."""
-        kept = tuple(self._passing)
-        self._passing.clear()
-        return kept
+    def state(self) -> tuple[int | None, tuple[Tensor, ...]]:
+        """What a pass depends on beside its inputs: the first mutual layer, and the mask."""
+        return (None, ()) if self._on is None else (self._on[0], (self._on[1],))

@@ -49,7 +49,6 @@ class UNetPasses:
     def clear(self) -> None:
         """Forget what is recorded, and let its memory go."""
         self._features = None
-        self.mutual.enter_pass(())
         for graphs in (self._graphs, self._other_graphs):
             if graphs is not None:
                 graphs.clear()
@@ -68,31 +67,20 @@ class UNetPasses:
         attention, masks = self.mutual.state()
         weights = self._weights()
         name = (attention, len(weights), self.adapters.summed, self.adapters.own)
-        inputs = (z, t, text, *self.mutual.given)
-        output, features, *kept = self._graphs(name, self._pass, inputs, (*weights, *masks))
-        self.mutual.kept = tuple(x.clone() for x in kept)
+        output, features = self._graphs(name, self._pass, (z, t, text), (*weights, *masks))
         return output, features
 
     def unrecorded(self, z: Tensor, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """The same, kernel by kernel."""
-        output, features, *kept = self._pass(z, t, text, *self.mutual.given, *self._weights())
-        self.mutual.kept = tuple(x.clone() for x in kept)
-        return output, features
+        return self._pass(z, t, text, *self._weights())
 
     def _weights(self) -> tuple[Tensor, ...]:
         """The adapters' matrices, if they are in use."""
         return () if self.adapters.flat is None else (self.adapters.flat,)
 
-    def _pass(self, z: Tensor, t: Tensor, text: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        """The UNet's output, its features, and what its mutual layers read, if it is kept.
-
-        Args:
-            z, t, text: see above.
-            others: what mutual layers are given; the adapters' matrices, if they are in use.
-        """
-        count = len(self.mutual.given)
-        self.mutual.enter_pass(others[:count])
-        given = {} if self.adapters.flat is None else self.adapters.hand_out(others[count])
+    def _pass(self, z: Tensor, t: Tensor, text: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The UNet's output and its features, with the adapters' matrices if they are in use."""
+        given = {} if self.adapters.flat is None else self.adapters.hand_out(weights[0])
         context = {"encoder_hidden_states": text}
         if given:
             output: Tensor = functional_call(self.unet, given, (z, t), context).sample
@@ -100,7 +88,7 @@ class UNetPasses:
             output = self.unet(z, t, **context).sample
         features, self._features = self._features, None
         assert features is not None, "the feature block did not run"
-        return output, features, *self.mutual.leave_pass()
+        return output, features
 
     def _keep_features(self, module: object, args: object, output: Tensor) -> None:
         self._features = output

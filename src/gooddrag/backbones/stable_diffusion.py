@@ -266,28 +266,14 @@ class StableDiffusion:
         return self._passes.other(name, function, inputs)
 
     @contextmanager
-    def mutual_attention(
-        self, samples: Bool[Tensor, " n"], start_layer: int, keep: bool = False
-    ) -> Iterator[None]:
+    def mutual_attention(self, samples: Bool[Tensor, " n"], start_layer: int) -> Iterator[None]:
         """Batches hold (unedited, edited) pairs; chosen samples' edited latents attend across.
 
         Args:
             samples: which of the pairs.
             start_layer: the first self-attention layer concerned, 0 to 15.
-            keep: what is read of the unedited latents, for `attended`.
         """
-        with self._mutual.mutual(samples, start_layer, self.device, keep):
-            yield
-
-    @property
-    def attended(self) -> tuple[Float[Tensor, "b _ _"], ...]:
-        """What the layers read of the unedited latents in the last pass, if it is kept."""
-        return self._mutual.kept
-
-    @contextmanager
-    def beside(self, attended: Sequence[Float[Tensor, "b _ _"]]) -> Iterator[None]:
-        """Batches hold edited latents alone, which attend to what is `attended` of the others."""
-        with self._mutual.beside(attended):
+        with self._mutual.mutual(samples, start_layer, self.device):
             yield
 
     @contextmanager

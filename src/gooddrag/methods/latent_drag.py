@@ -11,7 +11,7 @@ from torch import Tensor
 from gooddrag import ddim
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.stable_diffusion import StableDiffusion
-from gooddrag.denoising import MutualAttention, PairedDenoising, Walked
+from gooddrag.denoising import MutualAttention, PairedDenoising
 from gooddrag.drag import DragOptimization, DragSettings
 from gooddrag.events import Phases
 from gooddrag.fitting import quiet_trainer
@@ -71,7 +71,6 @@ class LatentDrag(LatentEditor):
         self.supervision, self.tracking, self.attention = supervision, tracking, attention
         self.settings = settings
         self._unedited: Remembered[list[Unedited]] = Remembered()
-        self._walked: Remembered[dict[int, Walked]] = Remembered()
         self.times = ddim.Timesteps(backbone.alphas_cumprod, steps, strength)
         self.grid_rounding = grid_rounding
         # refuses an unknown word before minutes of adaptation
@@ -101,7 +100,8 @@ class LatentDrag(LatentEditor):
             z_T = self._invert(times, adapters, z_0, text, phases)
 
             references = self._references(z_T, text, adapters, pairs, canvas, phases)
-            denoising = self._denoising(z_T, text, adapters, references)
+            known = [reference.z_prev for reference in references]
+            denoising = PairedDenoising(backbone, text, times, self.attention, known=known)
 
             with phases("drag", sum(self.schedule)):
                 drag = self._drag(z_T, mask, pairs, references, denoising, canvas, phases)
@@ -158,27 +158,6 @@ class LatentDrag(LatentEditor):
                 branch.append(unedited.to_host() if backbone.low_memory else unedited)
         self._unedited.keep(made_of, branch)
         return references
-
-    def _denoising(
-        self,
-        z_T: Latent,
-        text: Tensor,
-        adapters: Sequence[Adapter] | None,
-        references: Sequence[Reference],
-    ) -> PairedDenoising:
-        """With the steps that are known of the unedited branch.
-
-        One picture's are remembered on a device, 0.4 GB of it at 512 x 512 with SD. Nowhere else:
-        with them a second drag rounds in other ways than a first, and on a CPU results are
-        the same to the bit whatever came before.
-        """
-        alone = z_T.is_cuda and len(z_T) == 1 and not self.backbone.low_memory
-        walked = self._walked.get((z_T, text, adapters), dict) if alone else {}
-        for step, reference in enumerate(references):
-            walked.setdefault(step, Walked(reference.z_prev))
-        return PairedDenoising(
-            self.backbone, text, self.times, self.attention, walked=walked, keep=alone
-        )
 
     @property
     def dragged_steps(self) -> int:
