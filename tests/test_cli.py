@@ -254,12 +254,23 @@ class TestEdit:
         assert (here / "output" / "mine.txt").read_text() == "old"
 
     def test_new_folder_by_default(self, run, here):
-        status, _, said = run("edit", "image=cat.png", POINTS, "callbacks=quiet", *FAST)
-        assert status == 0
-        assert "take backbone=sd15" in said  # which the built-in model is no match for
+        assert run("edit", "image=cat.png", POINTS, "callbacks=quiet", *FAST)[0] == 0
         (made,) = (here / "outputs").iterdir()
         assert made.name.startswith("cat_")
         assert load(made / "record.json")["status"] == "done"
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (["image=cat.png", POINTS, *FAST], True),
+            (["image=cat.png", POINTS, "method=paste"], False),
+            (["method=identity"], False),
+        ],
+    )
+    def test_the_built_in_model_is_no_match_for_photographs(self, run, here, words, told):
+        status, _, said = run("edit", *words, "callbacks=quiet")
+        assert status == 0
+        assert ("backbone=sd15" in said) == told
 
     def test_wandb_offline_is_read_back(self, run, here, wandb_offline):
         arguments = ["image=cat.png", POINTS, "output=output", "logger=wandb"]

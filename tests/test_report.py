@@ -157,6 +157,16 @@ class TestNumbers:
         assert (paste.mean, paste.count) == (0.5, 2)
         assert summary(found, "gooddrag").differences == {}
 
+    def test_pairs_are_of_one_seed_where_both_have_it(self, tmp_path):
+        fill(make_run(tmp_path, seed=0), [1.0, 1.0, 1.0, None])
+        fill(make_run(tmp_path, seed=1), [5.0, 5.0, None, 5.0])
+        fill(make_run(tmp_path, "paste", seed=1), [5.5, 5.5, 5.5, None])
+        found = tables.summaries(read_results([tmp_path]), settings())
+        # of the third sample no seed is in both: its 4.5 is of seed 1 against seed 0
+        difference = summary(found, "paste").differences["err"]
+        assert (difference.mean, difference.count) == (pytest.approx((0.5 + 0.5 + 4.5) / 3), 3)
+        assert summary(found, "gooddrag").means["err"].mean == (3 + 3 + 1 + 5) / 4
+
     def test_a_finished_result_counts_before_a_failed_one(self, tmp_path):
         fill(make_run(tmp_path / "a"), [ValueError("no")] * 4)
         fill(make_run(tmp_path / "b"), [1.0, 2.0, 3.0, 4.0])

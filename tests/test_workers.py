@@ -18,7 +18,7 @@ from gooddrag.backbones.shared import sharing
 from gooddrag.bench.records import rows_of
 from gooddrag.bench.runner import Benchmark, run_benchmark
 from gooddrag.bench.tasks import Rules
-from gooddrag.bench.workers import Call, Workers, _done, scored, turn_of
+from gooddrag.bench.workers import Call, Workers, _done, _Spawning, scored, turn_of
 from gooddrag.data.dragset import DragSet
 from gooddrag.data.sets import world
 from gooddrag.request import MetricsMaker
@@ -48,10 +48,10 @@ def two():
 
 class TestHere:
     def test_what_is_submitted_is_done(self):
-        assert Workers(0).submit(max, 1, 2).result() == 2
+        assert Workers(0).submit(max, 1, 2, index=0).result() == 2
 
     def test_errors_come_with_the_result(self):
-        future = Workers(0).submit(fail, 1)
+        future = Workers(0).submit(fail, 1, index=0)
         with pytest.raises(ValueError, match="no such luck as 1"):
             future.result()
 
@@ -102,7 +102,7 @@ def test_processes_change_nothing(two, tmp_path):
 
 
 def test_what_fails_there_is_told_here(two, tmp_path):
-    future = two.submit(scored, metrics(), SAMPLES, 0, tmp_path / "no.png", None)
+    future = two.submit(scored, metrics(), SAMPLES, 0, tmp_path / "no.png", None, index=0)
     with pytest.raises(ValueError, match=r"no\.png") as found:
         future.result()
     assert "Traceback" in str(found.value.__cause__)
@@ -145,9 +145,9 @@ def test_kinds_that_take_turns_have_all_processes(kinds, count):
 
 def test_what_a_killed_one_had_to_do_is_done_here(two):
     _, other = (process.pid for process in processes(two))
-    calls = [two.submit(_killed_there, os.getpid()) for _ in range(3)]
+    calls = [two.submit(_killed_there, os.getpid(), index=0) for _ in range(3)]
     assert [call.result() for call in calls] == [os.getpid()] * 3
-    assert two.submit(os.getpid).result() != os.getpid()  # by a new one
+    assert two.submit(os.getpid, index=0).result() != os.getpid()  # by a new one
     assert other in {process.pid for process in processes(two)}
 
 
@@ -163,7 +163,41 @@ def test_an_idle_one_that_was_killed_is_replaced(two):
     os.kill(killed.pid, signal.SIGKILL)
     manager.join(20)
     assert not manager.is_alive()  # the process would wait for it in the end
-    assert two.submit(max, 1, 2).result() == 2
+    assert two.submit(max, 1, 2, index=0).result() == 2
+
+
+class Unreadable(Exception):
+    def __init__(self, *, needed: int) -> None:
+        super().__init__(needed)
+
+
+def _unreadable() -> None:
+    raise Unreadable(needed=1)
+
+
+def test_what_comes_back_unreadable_ends_its_process(two):
+    """Which lives, and leaves SIGTERM alone: the pool would wait for it for ever."""
+    (process,) = (p for p in two._pools[0]._processes.values())
+    manager = two._pools[0]._executor_manager_thread
+    with pytest.raises(Unreadable):
+        two.submit(_unreadable, index=0).result()  # as it is here, where it is called again
+    manager.join(20)
+    assert not manager.is_alive()
+    assert not process.is_alive()
+    process.close()
+
+
+def test_a_worker_that_is_ended_ends():
+    process = _Spawning().Process(target=_deaf)
+    process.start()
+    process.terminate()
+    process.join(20)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _deaf() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(1000)
 
 
 ORPHANS = """
@@ -172,8 +206,8 @@ from gooddrag.bench.workers import Workers
 
 if __name__ == "__main__":
     workers = Workers(1)
-    print(workers.submit(os.getpid).result(), flush=True)
-    workers.submit(time.sleep, 1000)
+    print(workers.submit(os.getpid, index=0).result(), flush=True)
+    workers.submit(time.sleep, 1000, index=0)
     time.sleep(1000)
 """
 

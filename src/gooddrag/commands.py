@@ -59,10 +59,9 @@ def run_edit(cfg: DictConfig) -> None:
         edit(sample, instantiate(cfg.editor), seed=cfg.seed, callbacks=callbacks)
     written = [name for name in RESULTS if (Path(cfg.output) / name).exists()]
     print(f"results in {cfg.output}/: {', '.join(written)}")
-    if cfg.image is not None and isinstance(plain(cfg)["backbone"].get("path"), Mapping):
+    if cfg.image is not None and _uses_built_in_model(cfg):
         print(
-            "the built-in model knows DragWorld's drawn scenes and nothing else: "
-            "for a picture of your own take backbone=sd15",
+            "the built-in model knows drawn scenes alone: photographs want backbone=sd15",
             file=sys.stderr,
         )
 
@@ -367,6 +366,12 @@ def _convert(cfg: DictConfig, samples: DragSet, output: Path) -> None:
             samples, output, format=cfg.format, embed=cfg.embed, existing=cfg.existing
         )
     print(f"{written} samples in {output}/" + (f", {left} were there already" if left else ""))
+
+
+def _uses_built_in_model(cfg: DictConfig) -> bool:
+    """Whether the method edits with the model that comes with the package."""
+    backbone = plain(cfg)["editor"].get("backbone")
+    return isinstance(backbone, Mapping) and isinstance(backbone["path"], Mapping)
 
 
 def _say_what_loads(cfg: DictConfig) -> None:

@@ -93,7 +93,7 @@ class UNetPasses:
     def _keep_features(self, module: object, args: object, output: Tensor) -> None:
         self._features = output
 
-    def other(
+    def replayed(
         self,
         name: Hashable,
         function: Callable[..., tuple[Tensor, ...]],

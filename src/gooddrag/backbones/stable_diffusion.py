@@ -262,8 +262,8 @@ class StableDiffusion:
         function: Callable[..., tuple[Tensor, ...]],
         inputs: Sequence[Tensor],
     ) -> tuple[Tensor, ...]:
-        """function(*inputs) as a CUDA graph where the UNet's passes are; see `UNetPasses.other`."""
-        return self._passes.other(name, function, inputs)
+        """function(*inputs), recorded where the UNet's passes are; see `UNetPasses.replayed`."""
+        return self._passes.replayed(name, function, inputs)
 
     @contextmanager
     def mutual_attention(self, samples: Bool[Tensor, " n"], start_layer: int) -> Iterator[None]:

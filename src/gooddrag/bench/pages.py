@@ -80,7 +80,7 @@ def tables(results: Sequence[Result], found: Sequence[Summary], settings: Settin
         note = (
             f"Each method minus {settings.against}, over the samples that both have; bold where "
             f"the interval of {level} leaves out 0 (from {settings.pairs} pairs on). Pairs are the "
-            "samples that are done in both."
+            "samples that are done in both, and of their seeds those that both have."
         )
         header = ["method", "pairs / samples", *_header(shown, settings)[3:]]
         rows = [_differences(summary, shown, settings) for summary in compared]

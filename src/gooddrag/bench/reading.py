@@ -121,6 +121,27 @@ def by_sample(results: Iterable[Result], number: str) -> dict[str, float]:
     return {name: math.fsum(values[name]) / len(values[name]) for name in sorted(values)}
 
 
+def in_pairs(
+    some: Sequence[Result], others: Sequence[Result], number: str
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The number of each sample that both have, in each of them, by name.
+
+    A mean over the seeds that both have of the sample, since one seed is not another; over all
+    where they share none.
+    """
+    has = [{(r.name, r.seed) for r in part if number in r.numbers} for part in (some, others)]
+    shared = has[0] & has[1]
+    names = {name for name, _ in shared}
+
+    def of(results: Sequence[Result]) -> dict[str, float]:
+        paired = [r for r in results if (r.name, r.seed) in shared or r.name not in names]
+        return by_sample(paired, number)
+
+    one, other = of(some), of(others)
+    both = [name for name in one if name in other]
+    return {name: one[name] for name in both}, {name: other[name] for name in both}
+
+
 def _runs(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     """What the run.json of each run says."""
     for folder in folders:

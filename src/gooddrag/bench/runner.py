@@ -260,7 +260,9 @@ class Benchmark(LightningModule):
                 scored, self._makers[1], self.samples, task.index, picture, where, index=task.index
             )
         truth, sample = partial(self.samples.truth, task.index), task.sample
-        return self.workers.submit(lambda: score(metrics, sample, read_image(picture), truth()))
+        return self.workers.submit(
+            lambda: score(metrics, sample, read_image(picture), truth()), index=task.index
+        )
 
     def _finish_batches(self, leave: int) -> None:
         """Write the records of batches whose edits are done; the last ones may wait for theirs."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from gooddrag.bench.reading import COSTS, Result, by_sample, labels_of
+from gooddrag.bench.reading import COSTS, Result, by_sample, in_pairs, labels_of
 from gooddrag.bench.records import DONE, row_of
 from gooddrag.metrics.statistics import Interval, bootstrap_difference, bootstrap_mean
 from gooddrag.seeding import generator
@@ -154,14 +154,11 @@ def _summary(
     done, done_there = ([r for r in some if r.status == DONE] for some in (ours, base))
     for number in numbers_of(ours):
         draws = _Draws(settings, (label, kind, group, number))
-        before, after = by_sample(base, number), by_sample(ours, number)
-        means[number] = draws.mean(list(after.values()))
+        means[number] = draws.mean(list(by_sample(ours, number).values()))
         having[number] = sum(number in result.numbers for result in done)
-        both = [name for name in after if name in before]
-        if both and label != settings.against:
-            differences[number] = draws.difference(
-                [before[name] for name in both], [after[name] for name in both]
-            )
+        before, after = in_pairs(base, ours, number)
+        if after and label != settings.against:
+            differences[number] = draws.difference(list(before.values()), list(after.values()))
     return Summary(
         *names,
         ok=len(done),

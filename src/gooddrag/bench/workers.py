@@ -2,8 +2,8 @@
 
 DragWorld's pictures are rendered, and its scenes fitted to edits, on one core in up to a second for
 each sample. A GPU edits several in that time, and should not wait. What concerns one sample goes to
-one process, which keeps what it has rendered of it: the next run of a sweep is scored in a third of
-the time.
+one process, which keeps what it has rendered of its last 64: where it has no more of them, the next
+run of a sweep is scored in a third of the time.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
@@ -37,8 +38,8 @@ from gooddrag.drawing import overlay
 from gooddrag.metrics.score import score
 from gooddrag.types import DragSample
 
-KEPT = 500  # samples that the jobs of a sweep share at most: of DragWorld half a gigabyte
-AHEAD = 4  # samples that a worker may have read before they are asked for
+SHARED = 500  # samples that the jobs of a sweep share at most: of DragWorld half a gigabyte
+AHEAD = 4  # samples for each worker that may be read before they are asked for
 T = TypeVar("T")
 MetricsMaker = Callable[[torch.device], MetricCollection]
 
@@ -86,7 +87,7 @@ class Workers:
         self.count = count
         self._pools = [_pool() for _ in range(count)]
 
-    def submit(self, function: Callable[..., T], *arguments: Any, index: int = 0) -> Call[T]:
+    def submit(self, function: Callable[..., T], *arguments: Any, index: int) -> Call[T]:
         """Call it, in the process of a sample.
 
         Args:
@@ -102,7 +103,7 @@ class Workers:
             return Call(self._pools[turn].submit(function, *arguments), here)
         except BrokenProcessPool:
             print(
-                "a worker was killed (is memory short?): what it had before it is done here, "
+                "a worker has ended (is memory short?): what it had before it is done here, "
                 "the rest by a new one",
                 file=sys.stderr,
             )
@@ -145,7 +146,7 @@ class _Reads:
         def unpacked() -> DragSample:
             # as bytes on its way: as tensors each of its parts would be an open file
             sample: DragSample = pickle.loads(read.result())
-            if len(self.kept) < KEPT:
+            if len(self.kept) < SHARED:
                 self.kept[self.key, index] = sample
             return sample
 
@@ -223,9 +224,25 @@ def _done(function: Callable[[], T]) -> Future[T]:
     return future
 
 
+class _Process(SpawnProcess):
+    """Ends at once where its pool ends it, as it does when what comes back cannot be read.
+
+    Workers leave SIGTERM alone (see `_begin`), and the pool would wait for this one for ever.
+    """
+
+    def terminate(self) -> None:
+        """Send SIGKILL."""
+        self.kill()
+
+
+class _Spawning(SpawnContext):
+    """Not forked: a process that has used CUDA, or threads, cannot be."""
+
+    Process = _Process
+
+
 def _pool() -> Executor:
-    """One process; not forked, which one that has used CUDA, or threads, cannot be."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin)
+    return ProcessPoolExecutor(1, _Spawning(), initializer=_begin)
 
 
 def _begin() -> None:

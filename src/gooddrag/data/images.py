@@ -19,7 +19,7 @@ MAX_PIXELS = 50_000_000
 MIN_SIDE = 16
 # Named, because Pillow also opens formats that run other programs (EPS) or hold no picture.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
-BLURRING = ("JPEG", "MPO")
+EXACT = ("PNG", "BMP", "PPM", "GIF", "TIFF")  # where black stays 0
 HALF = 127  # of 255
 KINDS = "PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000 or AVIF"
 
@@ -57,7 +57,7 @@ def read_image(path: Source, max_pixels: int = MAX_PIXELS) -> Float[Tensor, "3 h
     Raises:
         ValueError: there is no such file, it is no picture, damaged, too large or too small.
     """
-    picture = _load(path, max_pixels)
+    picture, _ = _load(path, max_pixels)
     height, width = picture.height, picture.width
     if min(height, width) < MIN_SIDE:
         raise ValueError(
@@ -79,7 +79,7 @@ def read_mask(
         path: an image file, or its bytes; transparent parts count as black.
         size: (height, width) of the picture.
         threshold: editable is what is brighter than this, of 255; the official code takes 0. In
-            formats that blur, where black is seldom 0, it is at least half of white.
+            formats that may blur, as JPEG and WebP do, it is at least half of white.
         max_pixels: refuse a picture of more pixels; looked up before decoding.
 
     Returns:
@@ -88,9 +88,8 @@ def read_mask(
     Raises:
         ValueError: there is no such file, it is no picture or damaged, or has another size.
     """
-    picture = _load(path, max_pixels)
-    if picture.info.get("blurs"):
-        threshold = max(threshold, HALF)
+    picture, is_exact = _load(path, max_pixels)
+    threshold = threshold if is_exact else max(threshold, HALF)
     if (picture.height, picture.width) != tuple(size):
         raise ValueError(
             f"the mask {path} is {picture.width} x {picture.height} pixels but the picture is "
@@ -144,8 +143,12 @@ def encode_png(image: UInt8[Tensor, "h w c"]) -> bytes:
     return buffer.getvalue()
 
 
-def _load(path: Source, max_pixels: int) -> Image.Image:
-    """Open, check the size that the header claims, decode, and turn upright."""
+def _load(path: Source, max_pixels: int) -> tuple[Image.Image, bool]:
+    """Open, check the size that the header claims, decode, and turn upright.
+
+    Returns:
+        The picture, and whether its file has its very values.
+    """
     if not isinstance(path, Embedded):
         _check_file(path)
     with _open(path, max_pixels) as picture:
@@ -155,9 +158,8 @@ def _load(path: Source, max_pixels: int) -> Image.Image:
             picture.load()
         except Exception as error:  # every decoder has its own exceptions
             raise ValueError(_damaged(path, error)) from None
-        upright = _upright(picture)
-        upright.info["blurs"] = picture.format in BLURRING
-        return upright
+        is_exact = picture.format in EXACT and picture.info.get("compression") != "jpeg"
+        return _upright(picture), is_exact
 
 
 def _check_file(path: Path_) -> None:

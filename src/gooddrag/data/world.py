@@ -24,9 +24,10 @@ def to_sample(edit: WorldEdit) -> DragSample:
     """The drag, without its truth; the picture has 8 bits, as from a file."""
     return DragSample(
         image=to_uint8(edit.source, "nearest").permute(2, 0, 1).float() / 255,
-        handles=edit.handles,
-        targets=edit.targets,
-        mask=edit.mask,
+        # copies: the edit may be kept for others
+        handles=edit.handles.clone(),
+        targets=edit.targets.clone(),
+        mask=edit.mask.clone(),
         name=edit.name,
         category=edit.family,
         task=edit.task,

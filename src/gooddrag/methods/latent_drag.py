@@ -90,7 +90,7 @@ class LatentDrag(LatentEditor):
         backbone, times = self.backbone, self.times
         reset_peak_memory(backbone.device)
 
-        z_0 = self._encode(samples, canvas)
+        z_0 = self._encode(samples, canvas)  # lets go of another picture's memory first
         adapters = self.adapt(backbone, samples, phases)
         text = backbone.embed([sample.prompt for sample in samples])
         mask = self._mask(samples, canvas, z_0)
