@@ -75,7 +75,7 @@ def _sheet_html(rows: Sequence[Row], folder: Path) -> str:
         lines.append(f"<tr class=sample><td>{_text(row.name)}{about}</td>{''.join(cells)}</tr>")
     return (
         "<h3>Samples beside methods</h3><p>Handles are red, targets blue; of several "
-        "seeds the lowest is shown. <input placeholder='name, category or task' "
+        "seeds the lowest is shown, and grey what is not here. <input placeholder='name, category or task' "
         f"oninput='sift(this)'></p><div class=wide><table class=sheet><tr><th></th>{header}</tr>"
         f"{''.join(lines)}</table></div>"
     )
@@ -91,15 +91,16 @@ h1, h2, h3 { font-weight: 600; line-height: 1.2 }
 h2 { margin-top: 2em; border-bottom: 2px solid #1c1c1c; padding-bottom: .2em }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th { text-align: right; font-weight: 600; border-bottom: 1px solid #888; white-space: nowrap }
-th, td { padding: .3em .55em; vertical-align: top }
+th, td { padding: .3em .45em; vertical-align: top }
 td { text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff }
 td small, .sheet small { display: block; color: #6b6b6b; font-size: .8em }
 .better { font-weight: 600; color: #0a6b2d } .worse { font-weight: 600; color: #a32018 }
 details { display: inline-block; margin-right: 1.6em } details[open] { display: block }
 .wide { overflow-x: auto } summary { cursor: pointer; font-weight: 600; margin: .5em 0 }
 .sheet td, .sheet th { text-align: left; padding: .25em } .sheet img { display: block }
-.sheet td:first-child { white-space: normal; max-width: 11em; overflow-wrap: anywhere }
+.sheet td:first-child { white-space: normal; min-width: 9em; max-width: 11em;
+  overflow-wrap: break-word }
 </style>
 <script>
 function sift(box) {
