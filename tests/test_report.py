@@ -167,6 +167,16 @@ class TestNumbers:
         assert (difference.mean, difference.count) == (pytest.approx((0.5 + 0.5 + 4.5) / 3), 3)
         assert summary(found, "gooddrag").means["err"].mean == (3 + 3 + 1 + 5) / 4
 
+    def test_seconds_of_different_devices_are_no_pairs(self, tmp_path):
+        fill(make_run(tmp_path), [1.0] * 4, device="A")
+        fill(make_run(tmp_path, "identity"), [1.0] * 4, device="B")  # takes no time anywhere
+        for method, device in (("same", "A"), ("other", "B")):
+            fill(make_run(tmp_path, method), [2.0] * 4, device=device)
+        found = tables.summaries(read_results([tmp_path]), settings())
+        has = {s.label: "seconds_total" in s.differences for s in found if s.kind == "all"}
+        assert has == {"identity": True, "gooddrag": False, "other": False, "same": True}
+        assert summary(found, "other").differences["err"].mean == 1.0
+
     def test_a_finished_result_counts_before_a_failed_one(self, tmp_path):
         fill(make_run(tmp_path / "a"), [ValueError("no")] * 4)
         fill(make_run(tmp_path / "b"), [1.0, 2.0, 3.0, 4.0])

@@ -49,6 +49,8 @@ def cost_figure(
 ) -> str:
     """Each number over each cost: a dot for each method with its intervals; "" without any.
 
+    A row for each number; of a single cost all numbers in one.
+
     A cost that all methods share is left out.
 
     What the unedited picture and the pasted patch have, which cost nothing, are lines, or words
@@ -62,13 +64,14 @@ def cost_figure(
         return ""
     width, height = LEFT + PANEL[0] + RIGHT, TOP + PANEL[1] + BOTTOM
     parts = []
+    columns = len(costs) if len(costs) > 1 else len(shown)
     for i, (number, cost) in enumerate(pairs):
-        across, down = i % len(costs), i // len(costs)
+        across, down = i % columns, i // columns
         parts.append(f'<g transform="translate({across * width} {down * height})">')
         parts += _cost_panel(found, number, cost, settings)
         parts.append("</g>")
-    rows = -(-len(pairs) // len(costs))
-    return svg.picture(len(costs) * width, rows * height, parts)
+    rows = -(-len(pairs) // columns)
+    return svg.picture(columns * width, rows * height, parts)
 
 
 def _cost_panel(found: Sequence[Summary], number: str, cost: str, settings: Settings) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from gooddrag.bench.records import DIGITS, DONE, MISSING, RUN, read_record, read_run
 
-COSTS = ("seconds_total", "seconds_edit", "gradient_steps")
+SECONDS = ("seconds_total", "seconds_edit")
+COSTS = (*SECONDS, "gradient_steps")
 BASELINES = ("identity", "paste")  # what every table of drag edits needs to be read
 
 Identity = tuple[str, str, str]
@@ -127,8 +128,11 @@ def in_pairs(
     """The number of each sample that both have, in each of them, by name.
 
     A mean over the seeds that both have of the sample, since one seed is not another; over all
-    where they share none.
+    where they share none. Seconds of different devices are no pairs.
     """
+    devices = [devices_of(part).keys() for part in (some, others)]
+    if number in SECONDS and all(devices) and devices[0] != devices[1]:
+        return {}, {}
     has = [{(r.name, r.seed) for r in part if number in r.numbers} for part in (some, others)]
     shared = has[0] & has[1]
     names = {name for name, _ in shared}

@@ -75,7 +75,8 @@ def _sheet_html(rows: Sequence[Row], folder: Path) -> str:
         lines.append(f"<tr class=sample><td>{_text(row.name)}{about}</td>{''.join(cells)}</tr>")
     return (
         "<h3>Samples beside methods</h3><p>Handles are red, targets blue; of several "
-        "seeds the lowest is shown, and grey what is not here. <input placeholder='name, category or task' "
+        "seeds the lowest is shown, and grey what is not here. "
+        "<input placeholder='name, category or task' "
         f"oninput='sift(this)'></p><div class=wide><table class=sheet><tr><th></th>{header}</tr>"
         f"{''.join(lines)}</table></div>"
     )
