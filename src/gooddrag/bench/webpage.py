@@ -95,7 +95,7 @@ th { text-align: right; font-weight: 600; border-bottom: 1px solid #888; white-s
 th, td { padding: .3em .45em; vertical-align: top }
 td { text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff }
-td small, .sheet small { display: block; color: #6b6b6b; font-size: .8em }
+td small, .sheet small { display: block; color: #6b6b6b; font-size: .8em; font-weight: 400 }
 .better { font-weight: 600; color: #0a6b2d } .worse { font-weight: 600; color: #a32018 }
 details { display: inline-block; margin-right: 1.6em } details[open] { display: block }
 .wide { overflow-x: auto } summary { cursor: pointer; font-weight: 600; margin: .5em 0 }
