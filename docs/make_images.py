@@ -2,7 +2,7 @@
 
 docs/images/edits.jpg is what `gooddrag edit demo.index=N` shows for four test pictures,
 docs/images/dragworld.jpg the nine families of DragWorld. docs/images/report.jpg is the top of a
-report's page in a browser, of six test pictures by method=identity,paste,fastdrag,gooddrag.
+report's page in a browser, of experiments/06_methods.
 """
 
 from __future__ import annotations
