@@ -233,6 +233,8 @@ def _tracking_dict(tracking: Tracking) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
+    if package == "torch":
+        return str(torch.__version__)  # names the build, as its distribution need not
     try:
         return version(package)
     except PackageNotFoundError:
