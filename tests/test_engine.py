@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from gooddrag.adapt import NoAdapter
 from gooddrag.backbones import loading
-from gooddrag.backbones.adapters import PerSampleWeights, base_layer, modules_of
+from gooddrag.backbones.adapter_layers import PerSampleWeights
+from gooddrag.backbones.adapters import base_layer, modules_of
 from gooddrag.backbones.base import Adapter
 from gooddrag.backbones.blocks import FusedGroupNorm, fuse
 from gooddrag.backbones.mutual import MutualLayers
