@@ -144,7 +144,7 @@ def test_kinds_that_take_turns_have_all_processes(kinds, count):
 
 
 def test_what_a_killed_one_had_to_do_is_done_here(two):
-    _, other = (process.pid for process in processes(two))
+    other = processes(two)[1 - turn_of(0, 2)].pid
     calls = [two.submit(_killed_there, os.getpid(), index=0) for _ in range(3)]
     assert [call.result() for call in calls] == [os.getpid()] * 3
     assert two.submit(os.getpid, index=0).result() != os.getpid()  # by a new one
@@ -158,8 +158,8 @@ def _killed_there(here):
 
 
 def test_an_idle_one_that_was_killed_is_replaced(two):
-    killed = processes(two)[0]
-    manager = two._pools[0]._executor_manager_thread
+    turn = turn_of(0, 2)
+    killed, manager = processes(two)[turn], two._pools[turn]._executor_manager_thread
     os.kill(killed.pid, signal.SIGKILL)
     manager.join(20)
     assert not manager.is_alive()  # the process would wait for it in the end
@@ -177,8 +177,8 @@ def _unreadable() -> None:
 
 def test_what_comes_back_unreadable_ends_its_process(two):
     """Which lives, and leaves SIGTERM alone: the pool would wait for it for ever."""
-    (process,) = (p for p in two._pools[0]._processes.values())
-    manager = two._pools[0]._executor_manager_thread
+    turn = turn_of(0, 2)
+    process, manager = processes(two)[turn], two._pools[turn]._executor_manager_thread
     with pytest.raises(Unreadable):
         two.submit(_unreadable, index=0).result()  # as it is here, where it is called again
     manager.join(20)

@@ -130,8 +130,7 @@ def in_pairs(
     A mean over the seeds that both have of the sample, since one seed is not another; over all
     where they share none. Seconds of different devices are no pairs.
     """
-    devices = [devices_of(part).keys() for part in (some, others)]
-    if number in SECONDS and all(devices) and devices[0] != devices[1]:
+    if number in SECONDS and _elsewhere(some, others):
         return {}, {}
     has = [{(r.name, r.seed) for r in part if number in r.numbers} for part in (some, others)]
     shared = has[0] & has[1]
@@ -144,6 +143,12 @@ def in_pairs(
     one, other = of(some), of(others)
     both = [name for name in one if name in other]
     return {name: one[name] for name in both}, {name: other[name] for name in both}
+
+
+def _elsewhere(some: Sequence[Result], others: Sequence[Result]) -> bool:
+    """Whether both were edited on known devices, and not on the same."""
+    one, other = devices_of(some).keys(), devices_of(others).keys()
+    return bool(one and other and one != other)
 
 
 def _runs(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:

@@ -24,6 +24,7 @@ from functools import lru_cache, partial
 from itertools import islice
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from random import Random
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -206,8 +207,7 @@ def turn_of(index: int, count: int) -> int:
     Of each `count` samples one; they are turned as chance would have it, since of a set whose kinds
     take turns each kind could have one process.
     """
-    turned = (index // count) * 0x9E3779B1 >> 16  # Knuth's multiplicative hash
-    return (index + turned) % count
+    return (index + Random(index // count).randrange(count)) % count
 
 
 def _packed(samples: DragSet, index: int) -> bytes:

@@ -92,9 +92,12 @@ class LatentEditor(Editor):
         Of another picture nothing more is, from here on.
         """
         images = canvas.pad(torch.stack([s.image for s in samples]))
-        if self._encoded.find(images) is None:
+        found = self._encoded.find(images)
+        if found is None:
             self._forget()
-        return self._encoded.get(images, partial(self.backbone.encode, images))
+            found = self.backbone.encode(images)
+            self._encoded.keep(images, found)
+        return found
 
     def _encode(self, samples: Sequence[DragSample], canvas: Canvas) -> Latent:
         """z_0: the posterior's mean (pipeline.py:355-356)."""
