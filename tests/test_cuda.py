@@ -141,8 +141,9 @@ def test_every_engine_gives_the_same_step(
     """Loss and gradient from the same latent, graphs and all against nothing of it."""
     z = torch.randn(2, 4, 8, 8, device="cuda")
     found = []
-    plain = tiny.engine_of("plain")
-    for engine in (plain, tiny.engine_of("default"), replace(plain, graphs=True)):
+    plain, default = tiny.engine_of("plain"), tiny.engine_of("default")
+    compiled = replace(default, compile=True)
+    for engine in (plain, default, replace(plain, graphs=True), compiled):
         backbone = on_cuda(dtype=dtype, engine=engine)
         text = backbone.embed(["", ""])
         for _ in range(2):  # the second replays what the first recorded

@@ -20,7 +20,7 @@ from gooddrag.backbones import loading
 from gooddrag.backbones.adapter_layers import PerSampleWeights
 from gooddrag.backbones.adapters import base_layer, modules_of
 from gooddrag.backbones.base import Adapter
-from gooddrag.backbones.blocks import FusedGroupNorm, fuse
+from gooddrag.backbones.blocks import FusedGroupNorm, compile_blocks, fuse
 from gooddrag.backbones.mutual import MutualLayers
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.events import EditCallback
@@ -560,6 +560,45 @@ class TestInUse:
         ):
             backbone.fingerprint()
         assert backbone.fingerprint() == tiny.load(tiny_folder).fingerprint()
+
+
+COMPILED = replace(engine_of("default"), compile=True)
+
+
+@pytest.mark.slow  # blocks are traced, or made into kernels, once for each kind of pass
+class TestCompile:
+    @pytest.mark.parametrize("low_memory", [False, True])
+    def test_same_outputs_and_gradient(self, tiny_folder: Path, low_memory: bool) -> None:
+        plain = tiny.load(tiny_folder, "float64", engine=engine_of("plain"))
+        backbone = tiny.load(tiny_folder, "float64", low_memory=low_memory, engine=COMPILED)
+        one, other = (random_adapter(plain, seed) for seed in (1, 2))
+        for adapters in (None, [one, one], [one, other]):
+            assert_same(step(backbone, adapters), step(plain, adapters), 1e-10)
+
+    @pytest.mark.parametrize("fused", [False, True])
+    def test_in_all_that_an_edit_asks_of_the_unet(
+        self, tiny_folder: Path, fused: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Traced alone: whole, but where the types of our own functions are checked in tests."""
+        traced = partial(torch.compile, backend="aot_eager", fullgraph=not fused)
+        monkeypatch.setattr(torch, "compile", traced)
+        plain = tiny.load(tiny_folder, "float64", engine=engine_of("plain"))
+        backbone = tiny.load(tiny_folder, "float64", engine=engine_of("default"))
+        if fused:
+            fuse(backbone.unet, 0, join_text=False)
+        compile_blocks(backbone.unet)
+        one, other = (random_adapter(plain, seed) for seed in (1, 2))
+        for adapters in (None, [one, one], [one, other]):
+            found = []
+            for model in (backbone, plain):
+                with model.mutual_attention(torch.tensor([True, False]), start_layer=1):
+                    found.append(step(model, adapters))
+                with model.adapted(adapters or [one], trainable=True) as stacks:
+                    eps = model.noise(torch.ones(2, 4, 8, 8).double(), 500, model.embed([""]))
+                    found.append(torch.autograd.grad(eps.square().sum(), model.adapters.flat))
+                    assert stacks
+            assert_same(found[0], found[2], 1e-10)
+            assert_same(found[1], found[3], 1e-10)
 
 
 @pytest.mark.parametrize("word", ["auto", "no", "maybe"])

@@ -16,17 +16,21 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.nn import functional
 
 from gooddrag.backbones.attention import FusedAttention, TextProjections
 
+KINDS = 128  # of passes and sizes that torch.compile keeps a block for; then it compiles no more
 
-def fuse(unet: UNet2DConditionModel, cudnn_attention: int) -> None:
+
+def fuse(unet: UNet2DConditionModel, cudnn_attention: int, *, join_text: bool = True) -> None:
     """Let every block of the UNet that can run fused; names and values of its weights stay.
 
     Args:
         unet: frozen.
         cudnn_attention: see `FusedAttention`.
+        join_text: one product a pass for all layers that attend to the text.
     """
     residual = [m for m in unet.modules() if isinstance(m, ResnetBlock2D)]
     residual = [block for block in residual if FusedResnetBlock.fits(block)]
@@ -49,7 +53,7 @@ def fuse(unet: UNet2DConditionModel, cudnn_attention: int) -> None:
                 crossing.append(module.processor)
         elif type(module) is GEGLU:
             module.__class__ = FusedGEGLU
-    if len({layer.matrix.shape[1] for layer in crossing}) == 1:
+    if join_text and len({layer.matrix.shape[1] for layer in crossing}) == 1:
         unet.register_forward_pre_hook(TextProjections(crossing).forget)
     if isinstance(unet.conv_norm_out, nn.GroupNorm) and isinstance(unet.conv_act, nn.SiLU):
         unet.conv_norm_out = FusedGroupNorm(unet.conv_norm_out, silu=True)
@@ -211,7 +215,7 @@ class FusedTransformerBlock(BasicTransformerBlock):
 
 def layer_norm_of_sum(x: Tensor, r: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """x + r, and its LayerNorm."""
-    if x.is_cuda:
+    if x.is_cuda and not is_compiling():
         from gooddrag.kernels import tokens
 
         return tokens.layer_norm_of_sum(x, r, norm.weight, norm.bias, norm.eps)
@@ -224,12 +228,24 @@ class FusedGEGLU(GEGLU):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map (..., d_in) to (..., d_out)."""
-        if hidden_states.is_cuda:
+        if hidden_states.is_cuda and not is_compiling():
             from gooddrag.kernels.tokens import geglu
 
             return geglu(self.proj(hidden_states))
         y: Tensor = super().forward(hidden_states)
         return y
+
+
+def compile_blocks(unet: UNet2DConditionModel) -> None:
+    """Let torch.compile make the kernels of transformer blocks, at the first pass of each kind.
+
+    Blocks of one size share what it makes; a UNet in one piece takes minutes for each kind of pass.
+    """
+    limit = max(torch._dynamo.config.recompile_limit, KINDS)
+    torch._dynamo.config.recompile_limit = limit
+    for module in unet.modules():
+        if isinstance(module, BasicTransformerBlock):
+            module.compile(dynamic=False)
 
 
 def compile_kernels(unet: UNet2DConditionModel) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from gooddrag.backbones.blocks import compile_kernels, fuse
+from gooddrag.backbones.blocks import compile_blocks, compile_kernels, fuse
 from gooddrag.backbones.layers import freeze_convolutions, keep_channels_last
 
 AUTO = "auto"
@@ -25,11 +25,11 @@ class Engine:
         fused_kernels: one kernel for all that lies between two products or convolutions; auto: on
             CUDA below float64, with Triton.
         frozen_convolutions: convolutions forget their inputs, which only gradients of their weights
-            need; auto: on CUDA, without `compile`.
+            need; auto: on CUDA.
         cudnn_attention: tokens from which fused kernels let torch choose cuDNN's attention.
         merge_adapters: add a LoRA that the whole batch shares to the weights while it is in use,
-            or, without `compile` and low memory, at each pass while it is trained.
-        compile: torch.compile for the UNet; the first edit then takes minutes.
+            or, without low memory, at each pass while it is trained.
+        compile: torch.compile for the transformer blocks, which takes a minute or two at first.
 
     Raises:
         ValueError: another word, or what the device cannot do.
@@ -65,19 +65,18 @@ class Engine:
     def on(self, device: torch.device, dtype: torch.dtype) -> Engine:
         """Decide what is left to decide, for one device and precision."""
         cuda = device.type == "cuda"
-        # torch.compile fuses by itself, and better
-        fusing = cuda and dtype != torch.float64 and _has_triton() and not self.compile
+        fusing = cuda and dtype != torch.float64 and _has_triton()
         automatic = {
             "graphs": cuda,
             "channels_last": cuda,
             "fused_kernels": fusing,
-            "frozen_convolutions": cuda and not self.compile,
+            "frozen_convolutions": cuda,
         }
         for name in ("graphs", "fused_kernels"):
             if getattr(self, name) is True and not automatic[name]:
                 raise ValueError(
-                    f"engine.{name}=true needs CUDA (fused_kernels: Triton, a precision below "
-                    f"float64 and engine.compile=false), found {dtype} on {device}: "
+                    f"engine.{name}=true needs CUDA (fused_kernels: Triton, and a precision "
+                    f"below float64), found {dtype} on {device}: "
                     f"take engine.{name}=auto"
                 )
         chosen: dict[str, Any] = {
@@ -93,10 +92,10 @@ class Engine:
         if self.frozen_convolutions:
             freeze_convolutions(unet)
         if self.fused_kernels:
-            fuse(unet, self.cudnn_attention)
+            fuse(unet, self.cudnn_attention, join_text=not self.compile)
             compile_kernels(unet)
         if self.compile:
-            unet.compile()
+            compile_blocks(unet)
 
 
 def _has_triton() -> bool:

@@ -34,7 +34,7 @@ class UNetPasses:
         adapters: AdapterBank,
         mutual: MutualLayers,
     ) -> None:
-        self.unet, self.engine, self.adapters, self.mutual = unet, engine, adapters, mutual
+        self.unet, self.adapters, self.mutual = unet, adapters, mutual
         self._graphs, self._other_graphs = (
             GraphedPasses(engine.max_graphs) if engine.graphs else None for _ in range(2)
         )
@@ -43,8 +43,8 @@ class UNetPasses:
 
     @property
     def are_recorded(self) -> bool:
-        """Whether the UNet's own kernels are replayed, and not what a compiler made of them."""
-        return self._graphs is not None and not self.engine.compile
+        """Whether passes are replayed."""
+        return self._graphs is not None
 
     def clear(self) -> None:
         """Forget what is recorded, and let its memory go."""
@@ -114,16 +114,7 @@ class UNetPasses:
 
     @contextmanager
     def with_bottleneck(self, hook: Callable[..., Tensor | None]) -> Iterator[None]:
-        """Call a hook on the middle block, in passes that neither replay nor compile it away.
-
-        Raises:
-            ValueError: passes are compiled.
-        """
-        if self.engine.compile:
-            raise ValueError(
-                "the UNet's bottleneck cannot be reached in a compiled pass: "
-                "take engine.compile=false"
-            )
+        """Call a hook on the middle block, in passes that are not replayed."""
         graphs, self._graphs = self._graphs, None
         handle = self.unet.mid_block.register_forward_hook(hook)
         try:

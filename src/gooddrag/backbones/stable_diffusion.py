@@ -317,10 +317,10 @@ class StableDiffusion:
     def _can_sum(self, adapters: Sequence[Adapter]) -> bool:
         """Whether W + B A may stand in for W in a pass.
 
-        Checkpoints run blocks again when the pass with other weights is over; so may dynamo. Of
-        several adapters each sample gets weights of its own, which takes their memory.
+        Checkpoints run blocks again when the pass with other weights is over. Of several adapters
+        each sample gets weights of its own, which takes their memory.
         """
-        if self.low_memory or self.engine.compile:
+        if self.low_memory:
             return False
         return len(adapters) == 1 or self.adapters.can_be_weights(adapters[0])
 
