@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from gooddrag import load_method
 from gooddrag.adapt import LoraAdapter
+from gooddrag.backbones.engine import Engine
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from gooddrag.data.world import world_sample
 from gooddrag.events import Phases
@@ -135,15 +136,20 @@ def assert_same_with_gradients(
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", *HALVES])
-def test_every_engine_gives_the_same_step(
-    on_cuda: partial[StableDiffusion], tiny_folder: Path, dtype: str
-) -> None:
-    """Loss and gradient from the same latent, graphs and all against nothing of it."""
+def test_every_engine_gives_the_same_step(on_cuda: partial[StableDiffusion], dtype: str) -> None:
+    plain = tiny.engine_of("plain")
+    assert_same_step(on_cuda, dtype, tiny.engine_of("default"), replace(plain, graphs=True))
+
+
+def test_compiled_blocks_give_the_same_step(on_cuda: partial[StableDiffusion]) -> None:
+    assert_same_step(on_cuda, "bfloat16", replace(tiny.engine_of("default"), compile=True))
+
+
+def assert_same_step(on_cuda: partial[StableDiffusion], dtype: str, *engines: Engine) -> None:
+    """Loss and gradient from the same latent, held against those of nothing switched on."""
     z = torch.randn(2, 4, 8, 8, device="cuda")
     found = []
-    plain, default = tiny.engine_of("plain"), tiny.engine_of("default")
-    compiled = replace(default, compile=True)
-    for engine in (plain, default, replace(plain, graphs=True), compiled):
+    for engine in (tiny.engine_of("plain"), *engines):
         backbone = on_cuda(dtype=dtype, engine=engine)
         text = backbone.embed(["", ""])
         for _ in range(2):  # the second replays what the first recorded
