@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 GOODDRAG=${GOODDRAG:-gooddrag}
 REPORTS=${REPORTS:-outputs/reports}
 INTO=${INTO:-experiments}
+command -v "$GOODDRAG" > /dev/null || { echo "$GOODDRAG is not a command here: set GOODDRAG to it" >&2; exit 2; }
 [ "$#" -gt 0 ] || set -- outputs/experiments
 
 for recipe in conf/experiment/*.yaml; do

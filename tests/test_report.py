@@ -97,6 +97,17 @@ def test_seconds_of_several_devices_are_told_of(tmp_path):
     assert not any("devices" in said for said in pages.notes(read_results([one]), settings()))
 
 
+def test_failures_alike_are_named_together(tmp_path):
+    broken = ValueError("broken")
+    fill(make_run(tmp_path), [None] * 4)
+    fill(make_run(tmp_path, seed=1), [1.0, broken, broken, None])
+    assert pages.failures(read_results([tmp_path])) == [
+        ("gooddrag, seed 0, 4 samples: s0, s1, s2 and so on", "missing"),
+        ("gooddrag, seed 1, s1, s2", repr(broken)),
+        ("gooddrag, seed 1, s3", "missing"),
+    ]
+
+
 def test_long_titles_of_the_sheet_have_several_lines():
     font = ImageFont.load_default(size=14)
     lines = sheet._lines("gooddrag schedule=drag_first method.J=1", font, 144)

@@ -20,6 +20,7 @@ TITLES = {
 }
 NONE = "-"
 FEWER = " (3 of 4): of 4 that are done 3 have this number."
+NAMED = 3  # samples that failed alike
 SMALL = 1e-3  # below, numbers are written with an exponent
 
 
@@ -142,12 +143,22 @@ def notes(results: Sequence[Result], settings: Settings) -> list[str]:
 
 
 def failures(results: Iterable[Result]) -> list[tuple[str, str]]:
-    """(where, why) of each result that is not done."""
+    """(where, why) of what is not done; of many alike the first are named."""
+    alike: dict[tuple[str, int, str], list[str]] = {}
+    for r in results:
+        if r.status != DONE:
+            why = str(r.record.get("error") or r.status)
+            alike.setdefault((r.label, r.seed, why), []).append(r.name)
     return [
-        (f"{r.label}, seed {r.seed}, {r.name}", str(r.record.get("error") or r.status))
-        for r in results
-        if r.status != DONE
+        (f"{label}, seed {seed}, {_named(names)}", why)
+        for (label, seed, why), names in alike.items()
     ]
+
+
+def _named(names: Sequence[str]) -> str:
+    if len(names) <= NAMED:
+        return ", ".join(names)
+    return f"{_count(len(names), 'sample')}: {', '.join(names[:NAMED])} and so on"
 
 
 def markdown(sections: Mapping[str, Section], settings: Settings) -> str:
