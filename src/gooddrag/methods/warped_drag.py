@@ -201,14 +201,21 @@ class WarpedDrag(LatentDrag):
     def _candidates(
         self, samples: Sequence[DragSample], masks: Float[Tensor, "b 1 ph pw"], canvas: Canvas
     ) -> tuple[Float[Tensor, "pictures 3 ph pw"], Float[Tensor, "warps 1 ph pw"]]:
-        """On the canvas each source before its warps, and where nothing came to these: 1 or 0."""
+        """On the canvas each source before its warps, and where nothing came to these: 1 or 0.
+
+        Warps are calculated on the device where that has float64, as CUDA's have.
+        """
+        cuda = self.backbone.device.type == "cuda"
+        device = self.backbone.device if cuda else torch.device("cpu")
         pictures, holes = [], []
         for sample, mask in zip(samples, canvas.crop(masks)[:, 0] > 0, strict=True):
-            pictures.append(sample.image)
-            for warp in self.warps:
-                picture, hole = warp(sample.image, mask, sample.handles, sample.targets)
-                pictures.append(picture)
-                holes.append(hole)
+            given = (sample.image, mask, sample.handles, sample.targets)
+            image, *where = (x.to(device) for x in given)
+            pictures.append(image)
+            with device:  # what a warp makes lies there, too
+                warped = [warp(image, *where) for warp in self.warps]
+            pictures += [picture for picture, _ in warped]
+            holes += [hole for _, hole in warped]
         return canvas.pad(torch.stack(pictures)), canvas.pad(torch.stack(holes)[:, None].float())
 
     def _mend(
