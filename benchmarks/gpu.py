@@ -37,6 +37,7 @@ from gooddrag.types import DragSample
 ROOT = Path(__file__).parents[1]
 FIXED_WORK = ["method.patience=null", "method.on_arrival=never"]
 GRADIENT_STEPS = 7 * 10 * 3
+DRAWN = 9  # pictures, one of each family
 TURN = 4  # edits that a process does one after another, to tell its rate
 
 
@@ -287,10 +288,24 @@ def timed(
 
 @cache
 def pictures(indices: tuple[int, ...], size: int) -> list[DragSample]:
-    """DragWorld's test pictures, which take longer to draw than some edits do; drawn once."""
+    """DragWorld's test pictures; after the first few they come again, a shade darker each time.
+
+    Drawing takes longer than some edits do, and to an edit these are others: it trains anew.
+    """
+    found = []
+    for index in indices:
+        turn, which = divmod(index, DRAWN)
+        sample = drawn(which, size)
+        found.append(replace(sample, image=sample.image * 0.99**turn))
+    return found
+
+
+@cache
+def drawn(index: int, size: int) -> DragSample:
+    """One of DragWorld's test pictures, drawn once."""
     from gooddrag.data.world import world_sample
 
-    return [world_sample("test", 0, index, size) for index in indices]
+    return world_sample("test", 0, index, size)
 
 
 def step(method: Any) -> float:
