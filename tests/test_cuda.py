@@ -94,7 +94,7 @@ class TestKernels:
         assert_same_with_gradients(both, expected, [x], 1e-4)
 
     def test_add(self) -> None:
-        from gooddrag.kernels.maps import add
+        from gooddrag.kernels.sums import add
 
         x, r = (torch.randn(2, 24, 5, 3, device="cuda").requires_grad_() for _ in range(2))
         bias = torch.randn(24, device="cuda")

@@ -167,7 +167,7 @@ class FusedResnetBlock(ResnetBlock2D):
         if self.conv_shortcut is not None:
             x = without_bias(self.conv_shortcut, x)
         if h.is_cuda:
-            from gooddrag.kernels.maps import add
+            from gooddrag.kernels.sums import add
 
             return add(x, h, self.added)
         return x + h + self.added[:, None, None]
@@ -264,7 +264,7 @@ def compile_kernels(unet: UNet2DConditionModel) -> None:
             second, h = layer_norm_of_sum(first, module.ff(normed), module.norm3)
             (second + h).sum().backward()
         elif isinstance(module, FusedResnetBlock):
-            from gooddrag.kernels.maps import add
+            from gooddrag.kernels.sums import add
 
             x = torch.zeros(1, len(module.conv2.bias), 8, 8, **wide)
             add(x, x, module.conv2.bias)

@@ -1,4 +1,4 @@
-"""Feature maps (b, c, h, w) in channels-last memory: GroupNorm with SiLU, and sums with a bias.
+"""GroupNorm, with SiLU, of feature maps (b, c, h, w) in channels-last memory.
 
 torch's GroupNorm wants channels first on CUDA, convolutions are fastest channels last: between
 them every tensor is turned round twice and read six times. These kernels read it where it lies,
@@ -17,7 +17,6 @@ import triton.language as tl
 from torch import Tensor
 
 ROWS, COLUMNS = 64, 64  # pixels and channels of a tile
-BLOCK = 1024  # elements of a sum
 MEMBERS = 128  # the most channels that a group may have
 VALUES = 4096  # of tiles that are joined at a time
 WHOLE = 16384  # values of a group that one program may hold: more would not fit the registers
@@ -427,33 +426,3 @@ def group_norm(
     """
     same, y = _GroupNorm.apply(x, offset, weight, bias, groups, eps, silu)
     return same, y
-
-
-@triton.jit
-def _add(x, r, bias, y, total, channels, N: tl.constexpr):
-    """y = x + r + bias."""
-    own = tl.program_id(0) * N + tl.arange(0, N)
-    some = own < total
-    value = tl.load(x + own, mask=some, other=0.0).to(tl.float32)
-    value += tl.load(r + own, mask=some, other=0.0).to(tl.float32)
-    value += tl.load(bias + own % channels, mask=some, other=0.0).to(tl.float32)
-    tl.store(y + own, value.to(y.dtype.element_ty), mask=some)
-
-
-class _Add(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, r: Tensor, bias: Tensor) -> Tensor:
-        x, r = (z.contiguous(memory_format=torch.channels_last) for z in (x, r))
-        y = torch.empty_like(x)
-        _add[(triton.cdiv(x.numel(), BLOCK),)](x, r, bias, y, x.numel(), len(bias), BLOCK)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        return dy, dy, None
-
-
-def add(x: Tensor, r: Tensor, bias: Tensor) -> Tensor:
-    """x + r + bias, (b, c, h, w) on CUDA, with a frozen bias (c,)."""
-    y: Tensor = _Add.apply(x, r, bias)
-    return y
