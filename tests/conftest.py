@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # of tests/test_kernels.py, read when Triton is imported
+
 from gooddrag.backbones.stable_diffusion import StableDiffusion
 from tests import tiny
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional
 
 from gooddrag import load_method
 from gooddrag.adapt import LoraAdapter
@@ -58,81 +57,6 @@ def on_cuda(tiny_folder: Path) -> partial[StableDiffusion]:
 def mini(*overrides: str) -> LatentDrag:
     editor: LatentDrag = load_method("gooddrag", ["backbone.device=cuda", *overrides])
     return editor
-
-
-class TestKernels:
-    """In float32 within its rounding."""
-
-    @pytest.mark.parametrize("silu", [True, False])
-    @pytest.mark.parametrize("moved", [True, False])
-    @pytest.mark.parametrize(
-        "shape",
-        [
-            (2, 64, 9, 11, 8),
-            (1, 96, 40, 30, 32),
-            (3, 2560, 8, 8, 32),
-            (2, 1280, 16, 16, 32),
-            (1, 2560, 16, 16, 32),
-            (1, 320, 64, 64, 32),
-            (1, 30, 5, 7, 3),
-        ],
-    )
-    def test_group_norm(self, shape: tuple[int, ...], moved: bool, silu: bool) -> None:
-        """The input is far from zero, where naive sums would cancel."""
-        from gooddrag.kernels.maps import group_norm
-
-        *size, groups = shape
-        x = (torch.randn(size, device="cuda") * 2 + 30).requires_grad_()
-        weight, bias = torch.randn(2, size[1], device="cuda")
-        offset = torch.randn(size[:2], device="cuda") * 5 if moved else None
-        same, found = group_norm(x, offset, weight, bias, groups, 1e-5, silu)
-        whole = x.double() if offset is None else x.double() + offset.double()[:, :, None, None]
-        expected = functional.group_norm(whole, groups, weight.double(), bias.double(), 1e-5)
-        expected = functional.silu(expected) if silu else expected
-        assert_same_with_gradients(found, expected, [x], 1e-4)
-        both, expected = torch.cat((same, found)), torch.cat((x.double(), expected))
-        assert_same_with_gradients(both, expected, [x], 1e-4)
-
-    def test_add(self) -> None:
-        from gooddrag.kernels.sums import add
-
-        x, r = (torch.randn(2, 24, 5, 3, device="cuda").requires_grad_() for _ in range(2))
-        bias = torch.randn(24, device="cuda")
-        assert_same_with_gradients(add(x, r, bias), x + r + bias[:, None, None], [x, r], 1e-6)
-
-    def test_geglu(self) -> None:
-        from gooddrag.kernels.tokens import geglu
-
-        x = (torch.randn(3, 77, 2 * 1280, device="cuda") * 2).requires_grad_()
-        a, gate = x.chunk(2, dim=-1)
-        assert_same_with_gradients(geglu(x), a * functional.gelu(gate), [x], 1e-5)
-
-    @pytest.mark.parametrize("width", [40, 320, 1280])
-    @pytest.mark.parametrize("summed", [True, False])
-    @pytest.mark.parametrize("read", ["sum", "norm", "both"])
-    def test_layer_norm_of_sum(self, width: int, summed: bool, read: str) -> None:
-        from gooddrag.kernels.tokens import layer_norm_of_sum
-
-        x, r = (torch.randn(2, 7, width, device="cuda").requires_grad_() for _ in range(2))
-        weight, bias = torch.randn(2, width, device="cuda")
-        found = layer_norm_of_sum(x, r if summed else None, weight, bias, 1e-5)
-        total = x + r if summed else x
-        expected = (total, functional.layer_norm(total, (width,), weight, bias, 1e-5))
-        keep = {"sum": slice(0, 1), "norm": slice(1, 2), "both": slice(0, 2)}[read]
-        found, expected = (torch.cat(y[keep]) for y in (found, expected))
-        assert_same_with_gradients(found, expected, [x, r] if summed else [x], 1e-5)
-
-
-def assert_same_with_gradients(
-    found: torch.Tensor, expected: torch.Tensor, inputs: list[torch.Tensor], tolerance: float
-) -> None:
-    torch.testing.assert_close(found.double(), expected.double(), rtol=tolerance, atol=tolerance)
-    towards = torch.randn_like(found)
-    gradients = [
-        torch.autograd.grad((y * towards).sum(), inputs, retain_graph=True)
-        for y in (found, expected)
-    ]
-    torch.testing.assert_close(*gradients, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", *HALVES])
