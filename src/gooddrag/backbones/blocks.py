@@ -241,8 +241,9 @@ def compile_blocks(unet: UNet2DConditionModel) -> None:
 
     Blocks of one size share what it makes; a UNet in one piece takes minutes for each kind of pass.
     """
-    limit = max(torch._dynamo.config.recompile_limit, KINDS)
-    torch._dynamo.config.recompile_limit = limit
+    dynamo = torch._dynamo.config
+    # recompile_limit by its first name, which torch 2.4 knows as well
+    dynamo.cache_size_limit = max(dynamo.cache_size_limit, KINDS)
     for module in unet.modules():
         if isinstance(module, BasicTransformerBlock):
             module.compile(dynamic=False)
