@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -14,6 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # as in a shell's background; the programs that tests start and interrupt would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # of tests/test_kernels.py, read when Triton is imported
 
