@@ -81,6 +81,32 @@ def test_layer_norm_of_sum(width: int, summed: bool, read: str) -> None:
     assert_same_with_gradients(found, expected, [x, r] if summed else [x], 1e-5)
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(
+            "bfloat16", marks=pytest.mark.skipif(DEVICE == "cpu", reason="numpy has none")
+        ),
+        "float16",
+    ],
+)
+@pytest.mark.parametrize(("n", "m", "heads", "d"), [(300, 77, 8, 40), (70, 5, 1, 160)])
+def test_attention_to_the_text(dtype: str, n: int, m: int, heads: int, d: int) -> None:
+    """Against torch's in float64; keys and values are parts of one product, as in the UNet."""
+    from gooddrag.kernels import text
+
+    given = {"device": DEVICE, "dtype": getattr(torch, dtype)}
+    q, both = torch.randn(2, n, heads * d, **given), torch.randn(2, m, 3 * heads * d, **given)
+    k, v = both[..., : heads * d], both[..., 2 * heads * d :]
+    q.requires_grad_()
+    assert text.fits(q, k, v)
+    assert not text.fits(q, k.clone().requires_grad_(), v)
+    parts = (x.double().unflatten(-1, (heads, d)).transpose(1, 2) for x in (q, k, v))
+    expected = functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+    found = text.attend_to_text(q, k, v, heads).double()
+    assert_same_with_gradients(found, expected, [q], 2e-2 if dtype == "bfloat16" else 3e-3)
+
+
 def assert_same_with_gradients(
     found: torch.Tensor, expected: torch.Tensor, inputs: list[torch.Tensor], tolerance: float
 ) -> None:

@@ -8,6 +8,7 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import linear, scaled_dot_product_attention
 
@@ -70,15 +71,25 @@ class FusedAttention:
         """
         if attention_mask is not None:
             raise ValueError("attention masks are not supported by engine.fused_kernels")
-        projected = self._project(attn, hidden_states, encoder_hidden_states)
-        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in projected)
-        if hidden_states.shape[1] >= self.cudnn_attention:
+        q, k, v = self._project(attn, hidden_states, encoder_hidden_states)
+        y = self._attend(q, k, v, attn)
+        output: Tensor = attn.to_out[0](y)
+        return output
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, attn: Attention) -> Tensor:
+        """Each head's weighted mean of values, side by side."""
+        if attn.is_cross_attention and q.is_cuda and not is_compiling():
+            from gooddrag.kernels import text
+
+            if text.fits(q, k, v):
+                return text.attend_to_text(q, k, v, attn.heads)
+        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        if q.shape[2] >= self.cudnn_attention:
             y = scaled_dot_product_attention(q, k, v)
         else:
             with sdpa_kernel(WITHOUT_PLANS):
                 y = scaled_dot_product_attention(q, k, v)
-        output: Tensor = attn.to_out[0](y.transpose(1, 2).flatten(2))
-        return output
+        return y.transpose(1, 2).flatten(2)
 
     def _project(
         self, attn: Attention, x: Tensor, context: Tensor | None
