@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from xml.etree import ElementTree
 
 import pytest
 
 from gooddrag.bench.figures import cost_figure, difference_figure
-from gooddrag.bench.svg import GREEN, INK, RED, Axis, Box, place_labels, width_of
+from gooddrag.bench.svg import GREEN, INK, RED, Axis, Box, beside, place_labels, width_of
 from gooddrag.bench.tables import Summary
 from gooddrag.metrics.statistics import Interval
 from tests.test_report import settings
@@ -127,6 +128,14 @@ def test_labels_stand_on_nothing_else():
         assert box.right - box.left == pytest.approx(width_of(points[i][2]))
         assert not any(box.meets(other) for other in boxes[:i])
         assert not any(box.left < x < box.right and box.top < y < box.bottom for x, y, _ in points)
+
+
+def test_a_label_s_line_passes_no_other_point():
+    upper, lower = (200.0, 150.0, "upper"), (200.0, 165.0, "lower")
+    around = Box(0, 90, 400, 200)  # the nearest free places are below
+    placed = place_labels([upper, lower], Box(0, 0, 400, 300), [around])
+    x, y = beside(*placed[0])
+    assert abs(x - 200) * 15 / math.hypot(x - 200, y - 150) >= 5  # from the lower to the line
 
 
 def test_words_are_escaped():

@@ -108,7 +108,7 @@ def _cost_panel(found: Sequence[Summary], number: str, cost: str, settings: Sett
     room = Box(x.start, y.end, x.end, y.start)
     labelled = svg.place_labels(places, room, taken)
     for (box, anchor), (px, py, label) in zip(labelled, places, strict=True):
-        left, middle = (box.left if anchor == "start" else box.right), (box.top + box.bottom) / 2
+        left, middle = svg.beside(box, anchor)
         if max(abs(left - px), abs(middle - py)) > 9:
             parts.append(svg.line(px, py, left, middle, svg.GREY, 0.7))
         parts.append(svg.text(left, box.bottom - 2, label, anchor, bold=label == settings.against))

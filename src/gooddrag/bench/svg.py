@@ -11,6 +11,7 @@ from itertools import pairwise
 INK, GREY, PALE, GREEN, RED, BLUE = "#1c1c1c", "#8a8a8a", "#dcdcdc", "#0a6b2d", "#a32018", "#1f5fa8"
 SIZE = 13  # of letters, pixels
 GAP = 8  # between labels, pixels
+DOT = 5  # from a dot's middle to what is beside it, pixels
 WIDTH_OF_LETTER = 0.56  # of a sans-serif, on average, in its size
 
 
@@ -143,6 +144,8 @@ def place_labels(
 ) -> list[tuple[Box, str]]:
     """A place for each point's words, beside it, and where possible on nothing else.
 
+    Of those that are free it is the first whose line to the point passes the fewest others.
+
     Args:
         points: (x, y, words).
         room: where words may stand.
@@ -151,23 +154,42 @@ def place_labels(
     Returns:
         Of each, the words' rectangle and "start" or "end", the side that they are aligned to.
     """
-    taken = [*taken, *(Box(x - 5, y - 5, x + 5, y + 5) for x, y, _ in points)]
+    taken = [*taken, *(Box(x - DOT, y - DOT, x + DOT, y + DOT) for x, y, _ in points)]
     placed = []
     for x, y, words in points:
-        free = (
+        width = width_of(words)
+        others = [(x2, y2) for x2, y2, _ in points if math.hypot(x2 - x, y2 - y) > DOT]
+        free = [
             (box, anchor)
-            for box, anchor in _places(x, y, width_of(words))
+            for box, anchor in _places(x, y, width)
             if box.within(room) and not any(box.meets(other) for other in taken)
+        ]
+        place = min(
+            free or [next(_places(x, y, width))],
+            key=lambda place: sum(_passes((x, y), beside(*place), other) for other in others),
         )
-        box, anchor = next(free, next(_places(x, y, width_of(words))))
-        taken.append(box)
-        placed.append((box, anchor))
+        box = place[0]
+        taken.append(Box(box.left - GAP, box.top, box.right + GAP, box.bottom))
+        placed.append(place)
     return placed
+
+
+def beside(box: Box, anchor: str) -> tuple[float, float]:
+    """Where a line to a point's words ends."""
+    return box.left if anchor == "start" else box.right, (box.top + box.bottom) / 2
+
+
+def _passes(start: tuple[float, float], end: tuple[float, float], dot: tuple[float, float]) -> bool:
+    """Whether a line touches a dot."""
+    (x1, y1), (x2, y2), (x, y) = start, end, dot
+    length = (x2 - x1) ** 2 + (y2 - y1) ** 2
+    along = min(1.0, max(0.0, ((x - x1) * (x2 - x1) + (y - y1) * (y2 - y1)) / length))
+    return math.hypot(x - x1 - along * (x2 - x1), y - y1 - along * (y2 - y1)) < DOT
 
 
 def _places(x: float, y: float, width: float) -> Iterator[tuple[Box, str]]:
     """Where a point's words could be: right or left of it, then farther off."""
-    for away in range(12):
+    for away in range(20):
         for down in dict.fromkeys((away, -away)):
             for out in dict.fromkeys((8, 8 + 6 * away)):
                 top = y - SIZE / 2 + down * SIZE * 0.75
