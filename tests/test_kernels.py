@@ -100,11 +100,22 @@ def test_attention_to_the_text(dtype: str, n: int, m: int, heads: int, d: int) -
     k, v = both[..., : heads * d], both[..., 2 * heads * d :]
     q.requires_grad_()
     assert text.fits(q, k, v)
-    assert not text.fits(q, k.clone().requires_grad_(), v)
     parts = (x.double().unflatten(-1, (heads, d)).transpose(1, 2) for x in (q, k, v))
     expected = functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
     found = text.attend_to_text(q, k, v, heads).double()
     assert_same_with_gradients(found, expected, [q], 2e-2 if dtype == "bfloat16" else 3e-3)
+
+
+def test_which_attention_is_to_a_text() -> None:
+    from gooddrag.kernels.text import TOKENS, fits
+
+    q, k = (torch.zeros(1, n, 64, dtype=torch.float16) for n in (300, TOKENS))
+    assert fits(q, k, k)
+    assert not fits(q, *[torch.zeros(1, TOKENS + 1, 64, dtype=torch.float16)] * 2)
+    assert not fits(q, k.clone().requires_grad_(), k)
+    assert not fits(q, k, torch.zeros(1, 64, TOKENS, dtype=torch.float16).mT)
+    assert not fits(q, k.float(), k.float())
+    assert not fits(q.float(), k.float(), k.float())
 
 
 def assert_same_with_gradients(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch._dynamo.utils import counters
 from transformers import CLIPTextModel
 
 from gooddrag.backbones.engine import Engine
@@ -16,6 +19,15 @@ from gooddrag.pretrain.parts import make_text_encoder, make_tokenizer
 from gooddrag.types import DragSample
 
 WIDTH = 16
+
+
+@contextmanager
+def something_compiled() -> Iterator[None]:
+    """Asserts that torch.compile was at work inside."""
+    torch.compiler.reset()  # what was compiled before would be taken again
+    counters.clear()
+    yield
+    assert counters["stats"]["unique_graphs"] > 0
 
 
 def make_pipeline(

@@ -29,7 +29,7 @@ class Engine:
         cudnn_attention: tokens from which fused kernels let torch choose cuDNN's attention.
         merge_adapters: add a LoRA that the whole batch shares to the weights while it is in use,
             or, without low memory, at each pass while it is trained.
-        compile: torch.compile for the transformer blocks, half a minute at first.
+        compile: torch.compile for the transformer blocks, minutes at first.
 
     Raises:
         ValueError: another word, or what the device cannot do.

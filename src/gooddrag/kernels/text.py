@@ -116,7 +116,9 @@ class _Attend(torch.autograd.Function):
 def fits(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether `attend_to_text` can do it: 16 bits, and a short text that is not trained."""
     frozen = not (k.requires_grad or v.requires_grad)
-    return frozen and k.shape[1] <= TOKENS and q.dtype in (torch.bfloat16, torch.float16)
+    in_rows = k.stride(-1) == v.stride(-1) == 1
+    halves = q.dtype == k.dtype == v.dtype and q.dtype in (torch.bfloat16, torch.float16)
+    return frozen and in_rows and halves and k.shape[1] <= TOKENS
 
 
 def attend_to_text(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
