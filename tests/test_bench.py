@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -35,6 +34,7 @@ from gooddrag.metrics.accuracy import patch_errors
 from gooddrag.metrics.base import SampleMean
 from gooddrag.metrics.score import collection
 from tests import test_callbacks, tiny
+from tests.ports import free_ports
 
 SWEEPS = Path(__file__).parents[1] / "experiments" / "sweeps"
 PROGRAM = Path(sys.executable).with_name("gooddrag")
@@ -628,9 +628,7 @@ class TestProgram:
 
     def test_two_nodes(self, drags, tiny_folder, tmp_path):
         """Two programs that were started apart, as on two machines that share a folder."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(*free_ports(1))}
         words = [
             *DRAG,
             "adapt=none",
@@ -641,15 +639,15 @@ class TestProgram:
         nodes = self.words(
             drags, tiny_folder, tmp_path / "nodes", *words, "trainer=ddp", "trainer.num_nodes=2"
         )
-        programs = [start(tmp_path, *nodes, NODE_RANK=str(i), **meeting) for i in (1, 0)]
+        other, first = (start(tmp_path, *nodes, NODE_RANK=str(i), **meeting) for i in (1, 0))
         try:
-            other, first = (program.communicate(timeout=200) for program in programs)
+            for program, says in ((first, True), (other, False)):  # the other waits for the first
+                out, err = program.communicate(timeout=200)
+                assert program.returncode == 0, err
+                assert ("3 of 3 samples done" in out) is says
         finally:
-            for program in programs:
-                program.kill()
-        assert [program.returncode for program in programs] == [0, 0], other[1] + first[1]
-        assert "3 of 3 samples done" in first[0]
-        assert "samples done" not in other[0]
+            first.kill()
+            other.kill()
         finished(tmp_path, *self.words(drags, tiny_folder, tmp_path / "one", *words, "trainer=cpu"))
         (one,), (two,) = (list((tmp_path / name).glob("folder-*")) for name in ("one", "nodes"))
         assert one.name == two.name

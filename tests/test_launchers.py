@@ -17,6 +17,7 @@ import pytest
 
 from gooddrag.data import write_sample
 from tests import tiny
+from tests.ports import free_ports
 
 pytest.importorskip(
     "hydra_plugins.hydra_submitit_launcher", reason="needs pip install 'gooddrag[slurm]'"
@@ -109,16 +110,10 @@ def slurm(tmp_path) -> Iterator[Path]:
             place.chmod(place.stat().st_mode | 0o055)
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o600)
-    sockets = [socket.socket() for _ in range(2)]
-    for one in sockets:
-        one.bind(("", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
     host = socket.gethostname().partition(".")[0]
     conf = folder / "slurm.conf"
     conf.write_text(
-        SLURM_CONF.format(host=host, ports=ports, folder=folder, cpus=os.cpu_count() or 1)
+        SLURM_CONF.format(host=host, ports=free_ports(2), folder=folder, cpus=os.cpu_count() or 1)
     )
     munge = [f"--{kind}={folder}/munge.{kind.partition('-')[0]}" for kind in MUNGE]
     env = os.environ | {"PATH": SBIN, "SLURM_CONF": str(conf)}
