@@ -1,9 +1,9 @@
 """Attention from many queries to the few tokens of a frozen text, one kernel each way.
 
 The text fits one tile, so that a program holds all of a row's softmax, and a gradient is wanted for
-the queries alone. torch's attention deals keys out to programs, block by block, for its backward;
-here there is one block, and it makes gradients for keys and values that nobody reads. Sums are
-float32; the backward keeps nothing but its inputs.
+the queries alone. torch's backward deals keys out to programs in blocks, of which a text is one,
+and makes gradients of keys and values as well, which nobody reads. Sums are float32; the backward
+keeps nothing but the inputs.
 """
 
 from __future__ import annotations
